@@ -1,0 +1,224 @@
+"""The composition root: builds everything from a configuration, starts it, drains it and stops it.
+
+The one file that knows all the parts. Nothing below it knows which listeners or dependencies exist beside its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import aiohttp.http_parser
+import uvloop
+from aiohttp import web
+
+from sidecar.config import Address, Config, TcpAddress, UnixAddress
+from sidecar.config import Listener as ListenerSettings
+from sidecar.control.health import health_application
+from sidecar.errors import StartError
+from sidecar.proxy.listener import Listener
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.routing import Router
+from sidecar.runtime.deadlines import Deadlines
+from sidecar.runtime.dependency import Dependency
+
+log = logging.getLogger("sidecar")
+
+_DRAIN_LOOK_S: Final = 0.05
+_STOP_S: Final = 1.0
+"""How long the last answers may take to leave when the drain's time is over."""
+
+
+class App:
+    """One sidecar: its listeners, its dependencies, its control plane.
+
+    Args:
+        config: a valid configuration.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._deadlines = Deadlines()
+        self._pools: dict[str, Pool] = {}
+        self._listeners: list[tuple[Listener, Address]] = []
+        self._runners: list[web.BaseRunner] = []
+        self._not_ready: str | None = "starting"
+        self._bound: list[str] = []
+        self._build()
+
+    def _build(self) -> None:
+        config = self._config
+        for name, settings in config.dependencies.items():
+            self._pools[name] = Pool(Dependency(settings), self._deadlines)
+        router: Router[Pool] = Router(
+            (
+                self._pools[name],
+                settings.hosts,
+                settings.prefix,
+                None if settings.upstream.unix_path is not None else settings.upstream.port,
+            )
+            for name, settings in config.dependencies.items()
+        )
+        if config.listen is not None:
+            self._add_listener(config.listener, router, None, config.listen)
+        for name, settings in config.dependencies.items():
+            if settings.listen is not None:
+                self._add_listener(settings.listener, router, self._pools[name], settings.listen)
+
+    def _add_listener(
+        self, settings: ListenerSettings, router: Router[Pool], pool: Pool | None, address: Address
+    ) -> None:
+        self._listeners.append((Listener(settings, router, pool, self._deadlines), address))
+
+    @property
+    def bound(self) -> list[str]:
+        """The addresses of the data listeners as they are bound, ports chosen by the kernel included."""
+        return list(self._bound)
+
+    async def start(self) -> None:
+        """Bind everything; ready when it returns.
+
+        Raises:
+            StartError: an address cannot be bound, or a part is missing.
+        """
+        _check_parts()
+        _raise_descriptor_limit()
+        self._deadlines.start(asyncio.get_running_loop())
+        try:
+            health = web.AppRunner(
+                health_application(lambda: self._not_ready), handle_signals=False, access_log=None, shutdown_timeout=1
+            )
+            await self._bind(health, self._config.metrics.listen, "metrics.listen", 128)
+            for listener, address in self._listeners:
+                # A protocol factory of our own stands where aiohttp's types expect web.Server; what ServerRunner
+                # asks of it is what Listener has.
+                runner = web.ServerRunner(listener, shutdown_timeout=_STOP_S)  # type: ignore[arg-type]
+                key = "listen" if listener.pool is None else f"dependencies.{listener.pool.dependency.name}.listen"
+                self._bound += await self._bind(runner, address, key, listener.settings.backlog)
+        except BaseException:
+            await self.stop()
+            raise
+        self._not_ready = None
+
+    async def _bind(self, runner: web.BaseRunner, address: Address, key: str, backlog: int) -> list[str]:
+        self._runners.append(runner)
+        await runner.setup()
+        try:
+            if isinstance(address, UnixAddress):
+                _check_stale_socket(Path(address.path))
+                await web.UnixSite(runner, address.path, backlog=backlog).start()
+            else:
+                await web.TCPSite(runner, address.host, address.port, backlog=backlog, reuse_address=True).start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StartError(f"{key}: cannot listen on {address}: {reason}") from error
+        return [name if isinstance(name, str) else str(TcpAddress(name[0], name[1])) for name in runner.addresses]
+
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Stop being ready, and serve on until the application has stopped asking.
+
+        The application beside us gets its own SIGTERM at the same time and may still have calls to make, so requests
+        are accepted and answered, each with `Connection: close`, until none has come for `drain_idle` and none is
+        under way, or `drain_timeout` is over.
+
+        Args:
+            hurry: when set, the drain ends at once.
+        """
+        self._not_ready = "draining"
+        hurry = hurry or asyncio.Event()
+        deadlines = self._deadlines
+        began = deadlines.now
+        for listener, _ in self._listeners:
+            listener.draining = True
+        while deadlines.now < began + self._config.drain_timeout and not hurry.is_set():
+            last = max((listener.last_request for listener, _ in self._listeners), default=began)
+            busy = sum(listener.in_flight for listener, _ in self._listeners)
+            if not busy and deadlines.now - max(last, began) >= self._config.drain_idle:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), _DRAIN_LOOK_S)
+
+    async def stop(self) -> None:
+        """Close every listener and connection."""
+        self._not_ready = "stopped"
+        for runner in reversed(self._runners):
+            await runner.cleanup()
+        self._runners.clear()
+        for pool in self._pools.values():
+            pool.close()
+        self._deadlines.stop()
+
+
+def run(config: Config) -> int:
+    """Run a sidecar until it is told to stop.
+
+    SIGTERM and SIGINT drain; a second one ends it at once.
+
+    Returns:
+        0 after a drain, 128 plus the signal's number after a second signal.
+
+    Raises:
+        StartError: it could not start.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(App(config)))
+
+
+async def serve(app: App) -> int:
+    """Start `app` and keep it until a signal; see `run`."""
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    signals: list[int] = []
+
+    def on_signal(number: int) -> None:
+        signals.append(number)
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await app.start()
+    log.info("ready: listening on %s", ", ".join(app.bound) or "no data port")
+    await stop.wait()
+    log.info("draining: requests are served on, and their connections closed")
+    await app.drain(hurry)
+    await app.stop()
+    log.info("stopped")
+    return 128 + signals[-1] if hurry.is_set() else 0
+
+
+def _check_parts() -> None:
+    """aiohttp falls back to parsers in Python without a word; the control plane must not run on them unnoticed."""
+    parser = aiohttp.http_parser
+    if parser.HttpRequestParser is parser.HttpRequestParserPy:
+        raise StartError("aiohttp's C parser is not loaded; install a wheel of aiohttp for this platform")
+
+
+def _raise_descriptor_limit() -> None:
+    """Each request takes two descriptors; the usual soft limit of 1024 is for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # not permitted: then the soft limit holds
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _check_stale_socket(path: Path) -> None:
+    """A socket file that nobody listens on is a leftover and is replaced; one in use is not taken over."""
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise StartError(f"{path} exists and is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise StartError(f"{path} is in use by another process")

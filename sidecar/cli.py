@@ -1,0 +1,118 @@
+"""The command `sidecar`: argv to a command. What a command needs is imported when it runs, to start fast."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sidecar import __version__
+
+if TYPE_CHECKING:
+    from sidecar.config import Config
+
+_INVALID = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when it did what it was asked, 1 for an invalid configuration or a start that failed; a misuse of the
+        command ends in SystemExit 2.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sidecar", description=sys.modules["sidecar"].__doc__)
+    parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the sidecar until SIGTERM or Ctrl-C")
+    run.add_argument("--config", metavar="FILE", required=True, help="its configuration, YAML")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="check a configuration and report every mistake in it")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(command=_check)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
+    schema.set_defaults(command=_schema)
+
+    demo = commands.add_parser("demo", help="run the sidecar in front of a demo dependency of its own")
+    demo.add_argument("--config", metavar="FILE", required=True, help="a configuration with a dependency named demo")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _load(path: str) -> Config | None:
+    """The configuration, its warnings printed; None, its report printed, where it is invalid."""
+    from sidecar.config import load
+    from sidecar.errors import ConfigError
+
+    try:
+        result = load(path)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return None
+    for warning in result.warnings:
+        print(warning, file=sys.stderr)
+    return result.config
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = _load(arguments.config)
+    if config is None:
+        return _INVALID
+    from sidecar.app import run
+    from sidecar.errors import StartError
+
+    _log_to_stderr()
+    try:
+        return run(config)
+    except StartError as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return _INVALID
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config = _load(arguments.file)
+    if config is None:
+        return _INVALID
+    count = len(config.dependencies)
+    print(f"{arguments.file}: valid, {count} {'dependency' if count == 1 else 'dependencies'}")
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from sidecar.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    config = _load(arguments.config)
+    if config is None:
+        return _INVALID
+    from sidecar.demo import run_demo
+    from sidecar.errors import StartError
+
+    _log_to_stderr()
+    try:
+        return run_demo(config)
+    except StartError as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return _INVALID
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,102 @@
+"""A dependency to play with: tell it by request to be slow, to fail or to hang up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import uvloop
+from aiohttp import web
+
+from sidecar.app import App, serve
+from sidecar.config import Config, TcpAddress
+from sidecar.errors import StartError
+
+_LONGEST_S = 60.0
+
+_INVITATION = """
+The demo dependency listens on {upstream}, the sidecar in front of it on {listen}. Try:
+
+  curl -i  {url}/hello              # answered by the dependency, through the sidecar
+  curl -i '{url}/slow?seconds=10'   # too slow: the sidecar answers 504 and says which timeout
+  curl -i  {url}/hangup             # no answer at all: 502, in words
+
+Ctrl-C drains and stops both.
+"""
+
+
+def demo_application() -> web.Application:
+    """The demo dependency: /hello, /slow?seconds=S, /fail?status=N, /hangup, /echo; any other path says hello."""
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.json_response({"hello": "from the demo dependency", "path": request.raw_path})
+
+    async def slow(request: web.Request) -> web.Response:
+        seconds = _number(request, "seconds", 3.0)
+        await asyncio.sleep(min(max(seconds, 0.0), _LONGEST_S))
+        return web.json_response({"slept_seconds": seconds})
+
+    async def fail(request: web.Request) -> web.Response:
+        status = int(_number(request, "status", 503))
+        if not 200 <= status <= 599:
+            raise web.HTTPBadRequest(text="status must be from 200 to 599\n")
+        return web.json_response({"failed": "as you asked"}, status=status)
+
+    async def hangup(request: web.Request) -> web.Response:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+
+    async def echo(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": request.content_type})
+        await response.prepare(request)
+        async for chunk in request.content.iter_any():
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+    application = web.Application()
+    application.router.add_get("/slow", slow)
+    application.router.add_route("*", "/fail", fail)
+    application.router.add_route("*", "/hangup", hangup)
+    application.router.add_post("/echo", echo)
+    application.router.add_route("*", "/{path:.*}", hello)
+    return application
+
+
+def run_demo(config: Config) -> int:
+    """Run the demo dependency and a sidecar in front of it, until told to stop.
+
+    Args:
+        config: one with a shared port and a dependency named demo, whose upstream is where the demo listens and whose
+            prefix the printed lines use.
+
+    Raises:
+        StartError: the configuration is not fit for that, or an address is taken.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    demo = config.dependencies.get("demo")
+    if demo is None or demo.upstream.unix_path is not None or not isinstance(config.listen, TcpAddress):
+        raise StartError("the demo needs a shared TCP port and a dependency named demo with an http:// upstream")
+    runner = web.AppRunner(demo_application(), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, demo.upstream.host, demo.upstream.port).start()
+        except OSError as error:
+            raise StartError(f"the demo dependency cannot listen on {demo.upstream}: {error.strerror}") from error
+        url = f"http://{config.listen}{(demo.prefix or '').rstrip('/')}"
+        print(_INVITATION.format(upstream=demo.upstream, listen=config.listen, url=url), flush=True)
+        return await serve(App(config))
+    finally:
+        await runner.cleanup()
+
+
+def _number(request: web.Request, name: str, default: float) -> float:
+    try:
+        return float(request.query.get(name, default))
+    except ValueError:
+        raise web.HTTPBadRequest(text=f"{name} must be a number\n") from None

@@ -1,0 +1,644 @@
+"""The downstream side of the wire: one connection of the application, its requests one after another.
+
+Requests are taken from the octets one at a time. What a client sends ahead (pipelining) waits as octets until the
+present answer is out, so a read that holds a thousand requests costs no more memory than its size; past
+`max_read_ahead` the connection is not read at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from sidecar.errors import (
+    BadRequest,
+    ConnectionLimited,
+    ForbiddenRoute,
+    HeadersTooLarge,
+    NoRoute,
+    NotImplementedMethod,
+    Refusal,
+    RequestTimeout,
+    UriTooLong,
+)
+from sidecar.proxy.answers import render, render_options
+from sidecar.proxy.chunked import ChunkedDecoder, ChunkedError
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.fields import kind_by_spelling, kind_of
+from sidecar.proxy.framing import Field, RequestHead, parse_request_head
+from sidecar.proxy.headers import Forwarding, max_forwards, request_for_upstream
+from sidecar.proxy.partial import PartialHead
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.upstream import WRITE_BUFFER_HIGH, unsent
+from sidecar.runtime.deadlines import NEVER
+
+if TYPE_CHECKING:
+    from sidecar.proxy.listener import Listener
+
+# What is expected next from the application.
+_HEAD: Final = 0
+_LENGTH: Final = 1
+_CHUNKED: Final = 2
+_BUSY: Final = 3  # nothing: its request is whole and not answered yet
+_LINGER: Final = 4  # nothing that matters: the last answer is out
+_CLOSED: Final = 5
+
+_STATES: Final = ("head", "length", "chunked", "busy", "linger", "closed")
+
+_LINGER_S: Final = 2.0
+"""How long a client may take to notice that its connection ends; RFC 9112 section 9.6 says why not at once."""
+
+_LINGER_LIMIT: Final = 1 << 20
+"""Octets that a client may go on sending meanwhile."""
+
+_MAX_EMPTY_LINES: Final = 4
+"""Empty lines skipped in front of a request line; RFC 9112 section 2.2 asks for one."""
+
+_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} ")
+
+
+class DownstreamConnection(asyncio.Protocol):
+    """One connection of the application.
+
+    Args:
+        listener: that accepted it.
+
+    Attributes:
+        keep_alive: whether the connection persists behind the present response.
+        deadline, watched: see `Watched`; what the application itself is waited for.
+    """
+
+    __slots__ = (
+        # per connection
+        "_deadlines",
+        "_empty_lines",
+        "_forwarding",
+        "_held",
+        "_host",
+        "_host_pool",
+        "_listener",
+        "_parser",
+        "_reading",
+        "_settings",
+        "_transport",
+        "_unsent_before",
+        "_write_blocked",
+        "deadline",
+        "watched",
+        # per request
+        "_decoder",
+        "_exchange",
+        "_fields",
+        "_lingered",
+        "_partial",
+        "_remaining",
+        "_state",
+        "awaits_continue",
+        "keep_alive",
+    )
+
+    _transport: asyncio.Transport  # from connection_made on, before which nothing happens
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._settings = listener.settings
+        self._deadlines = listener.deadlines
+        self._forwarding: Forwarding | None = None
+        self._host: bytes | None = None  # of the last request, with the dependency that it named
+        self._host_pool: Pool | None = None
+        self._parser: httptools.HttpRequestParser | None = None
+        self._held = b""
+        self._reading = True
+        self._write_blocked = False
+        self._unsent_before = 0
+        self._empty_lines = 0
+        self._lingered = 0
+        self.deadline = NEVER
+        self.watched = NEVER
+        self._state = _HEAD
+        self._exchange: Exchange | None = None
+        self._fields: list[Field] = []
+        self._partial: PartialHead | None = None
+        self._decoder: ChunkedDecoder | None = None
+        self._remaining = 0
+        self.awaits_continue = False
+        self.keep_alive = True
+
+    def __repr__(self) -> str:
+        return f"<DownstreamConnection {_STATES[self._state]} exchange={self._exchange!r} held={len(self._held)}>"
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way or arriving."""
+        return self._state == _HEAD and self._partial is None and not self._held
+
+    # -- what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
+        if self._listener.admit(self):
+            self._wait_until(self._deadlines.now + self._listener.keepalive_s)
+            return
+        # No lingering here: turning away must not cost what it protects.
+        self._state = _CLOSED
+        limit = self._settings.max_connections
+        refusal = ConnectionLimited(f"this listener carries {limit} connections already (listener.max_connections)")
+        self._transport.write(render(refusal, None, close=True, head_only=False))
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def eof_received(self) -> bool:
+        """FIN. It cancels a request that is not answered yet, unless half-closed connections are allowed."""
+        if self._state == _BUSY and not self._held and self._settings.allow_half_close:
+            self.keep_alive = False
+            return True
+        if self._exchange is not None:
+            self._close()
+        elif self._state != _LINGER and self._transport.get_write_buffer_size():
+            self._linger()  # the last answer is not flushed yet
+        return False  # which closes the transport once it is flushed; `_linger` bounds how long that may take
+
+    def pause_writing(self) -> None:
+        self._write_blocked = True
+        self._unsent_before = unsent(self._transport)
+        self._wait_until(self._deadlines.now + self._idle_s())
+        if self._exchange is not None:
+            self._exchange.on_downstream_blocked()
+
+    def resume_writing(self) -> None:
+        self._write_blocked = False
+        self.deadline = NEVER
+        if self._exchange is not None:
+            self._set_body_deadline()
+            self._exchange.on_downstream_writable()
+        elif self._state == _HEAD:
+            self._wait_until(self._deadlines.now + self._listener.keepalive_s)
+            if self._held:
+                self._take_held_soon()
+        elif self._state == _LINGER:
+            self._wait_until(self._deadlines.now + _LINGER_S)
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == _HEAD:
+            if self._write_blocked or self._held:
+                self._hold(data)
+            else:
+                self._read_head(data)
+        elif state == _LENGTH:
+            self._read_length(data)
+        elif state == _CHUNKED:
+            self._read_chunked(data)
+        elif state == _BUSY:
+            self._hold(data)
+        elif state == _LINGER:
+            self._lingered += len(data)
+            if self._lingered > _LINGER_LIMIT:
+                self._close()
+
+    def on_deadline(self) -> None:
+        state = self._state
+        if self._write_blocked:
+            left = unsent(self._transport)
+            if left != self._unsent_before:
+                self._unsent_before = left
+                self._wait_until(self._deadlines.now + self._idle_s())
+            else:
+                self._close()
+        elif state == _HEAD:
+            if self._partial is not None:
+                limit = self._settings.head_timeout
+                self._refuse(RequestTimeout(f"the head was not whole after {limit:g} s (listener.head_timeout)"))
+            else:
+                self._close()
+        elif state in (_LENGTH, _CHUNKED):
+            limit = self._settings.body_timeout
+            self._fault(RequestTimeout(f"nothing of the body came for {limit:g} s (listener.body_timeout)"))
+        elif state == _LINGER:
+            self._close()
+
+    # -- heads
+
+    def _read_head(self, data: bytes) -> None:
+        partial = self._partial
+        if partial is None:
+            if data[:2] == b"\r\n":
+                data = self._skip_empty_lines(data)
+                if not data:
+                    return
+            used = data.find(b"\r\n\r\n") + 4
+            if used < 4:
+                self._partial = PartialHead()
+                self._partial.add(data)
+                self._read_part_of_head(data)
+                return
+            raw = octets = data if used == len(data) else data[:used]
+        else:
+            used = partial.add(data)
+            if used < 0:
+                self._read_part_of_head(data)
+                return
+            octets = data[:used]
+            raw = self._skip_empty_lines(bytes(partial.data))
+            self._partial = None
+            if not raw:
+                if self._state == _HEAD and used < len(data):
+                    self._read_head(data[used:])
+                return
+        try:
+            if len(raw) > self._listener.careless_head:
+                self._check_sizes(raw)
+            self._feed(octets, raw)
+            fields = self._fields
+            self._fields = []
+            head = parse_request_head(raw, fields)
+            if head.chunked or head.content_length:
+                self._parser = None  # it waits for the body, which it is not shown
+            self._begin(head, raw, data[used:] if used < len(data) else b"")
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def _read_part_of_head(self, data: bytes) -> None:
+        """The head goes on in a later read. What is there is parsed already, so that garbage is noticed at once."""
+        raw = cast("PartialHead", self._partial).data
+        if len(raw) == len(data):
+            self._wait_until(self._deadlines.now + self._settings.head_timeout)
+        if raw == b"\r\n":  # an empty line in front of the request line, octet by octet
+            self._partial = None
+            self._skip_empty_lines(b"\r\n")
+            return
+        try:
+            if len(raw) > self._listener.careless_head:
+                self._check_sizes(bytes(raw))
+            self._feed(data, raw)
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def _skip_empty_lines(self, data: bytes) -> bytes:
+        while data[:2] == b"\r\n":
+            data = data[2:]
+            self._empty_lines += 1
+            if self._empty_lines > _MAX_EMPTY_LINES:
+                self._refuse(BadRequest("there are too many empty lines in front of the request line"))
+                return b""
+        return data
+
+    def _feed(self, octets: bytes, raw: bytes | bytearray) -> None:
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(octets)
+        except httptools.HttpParserUpgrade:
+            self._parser = None  # the head asks for CONNECT or Upgrade, after which it would parse nothing more
+        except httptools.HttpParserInvalidMethodError:
+            if _METHOD.match(raw):
+                raise NotImplementedMethod("the method is not one that this proxy carries") from None
+            raise BadRequest("the method is malformed") from None
+        except httptools.HttpParserError as error:
+            raise BadRequest(f"the request is malformed: {error}") from None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        try:
+            kind = kind_by_spelling[name]
+        except KeyError:
+            kind = kind_of(name)
+        if kind:
+            self._fields.append((kind, name, value.strip(b" \t")))
+
+    def _check_sizes(self, raw: bytes) -> None:
+        """Hold a head that is larger than the smallest limit, or a part of one, to each of them."""
+        settings = self._settings
+        eol = raw.find(b"\r\n")
+        if (eol if eol >= 0 else len(raw)) > settings.max_request_line:
+            raise UriTooLong(f"the request line exceeds {settings.max_request_line} octets (listener.max_request_line)")
+        if len(raw) > settings.max_headers:
+            raise HeadersTooLarge(f"the head exceeds {settings.max_headers} octets (listener.max_headers)")
+        lines = raw.split(b"\r\n")[1:]
+        if max(map(len, lines), default=0) > settings.max_header:
+            raise HeadersTooLarge(f"a header exceeds {settings.max_header} octets (listener.max_header)")
+        if len(lines) - 2 > settings.max_header_count:
+            raise HeadersTooLarge(
+                f"there are more than {settings.max_header_count} headers (listener.max_header_count)"
+            )
+
+    # -- a request begins
+
+    def _begin(self, head: RequestHead, raw: bytes, rest: bytes) -> None:
+        """The head is whole and sound: find its dependency and hand it on, then what follows it."""
+        listener = self._listener
+        self.keep_alive = head.keep_alive
+        self._empty_lines = 0
+        listener.last_request = self._deadlines.now
+        try:
+            pool = self._route(head)
+        except NoRoute as refusal:
+            self.keep_alive = self.keep_alive and not head.chunked and not head.content_length
+            self._answer(refusal, None, head.method == b"HEAD", http11=head.http11)
+            self._go_on(rest)
+            return
+        if head.method == b"OPTIONS" and max_forwards(head) == 0:
+            self._answer_options(head, rest)
+            return
+        dependency = pool.dependency
+        target = head.target
+        if dependency.strip and listener.pool is None and target != b"*" and self._by_prefix(target, pool):
+            target = target[dependency.strip :]
+            if target[:1] != b"/":
+                target = b"/" + target
+        forwarding = self._forwarding
+        if forwarding is None:
+            forwarding = self._forwarding = listener.forwarding(self._transport)
+        octets = request_for_upstream(head, target, dependency.host_line, forwarding, b"_" in raw)
+        exchange = self._exchange = Exchange(self, pool, head, octets, self._deadlines)
+        listener.in_flight += 1
+        if head.chunked:
+            self._state = _CHUNKED
+            self._decoder = ChunkedDecoder(self._settings.max_headers)
+        elif head.content_length:
+            self._state = _LENGTH
+            self._remaining = head.content_length
+        else:
+            self._state = _BUSY
+            self.deadline = NEVER
+            exchange.start()
+            if rest:
+                self._go_on(rest)
+            return
+        self.awaits_continue = head.expects_continue
+        self._set_body_deadline()
+        exchange.start()
+        if rest:
+            self.data_received(rest)
+
+    def _route(self, head: RequestHead) -> Pool:
+        """The dependency that a request names, by the listener it came to or by what it says."""
+        listener = self._listener
+        pool = listener.pool
+        if head.method == b"CONNECT":
+            if listener.router.by_authority(head.target) is None:
+                raise ForbiddenRoute("no dependency has the host and port that CONNECT asks for")
+            raise NotImplementedMethod("CONNECT is not carried yet; use the dependency's URL at this sidecar instead")
+        if head.absolute:
+            named = listener.router.by_authority(head.host or b"")
+            if named is None or (pool is not None and named is not pool):
+                raise ForbiddenRoute("no dependency has the host and port that the request's target names")
+            return named
+        if pool is not None:
+            return pool
+        host = head.host
+        if host != self._host or host is None:
+            self._host = host
+            self._host_pool = listener.router.by_host(host) if host else None
+        pool = self._host_pool or listener.router.by_path(head.target)
+        if pool is None:
+            raise NoRoute("neither the Host nor the path of the request belongs to a dependency; see hosts and prefix")
+        return pool
+
+    def _by_prefix(self, target: bytes, pool: Pool) -> bool:
+        """Whether the path begins with the dependency's prefix, also where it was Host that chose it."""
+        prefix = pool.dependency.prefix
+        return target.startswith(prefix) and target[len(prefix) : len(prefix) + 1] in (b"", b"/", b"?")
+
+    # -- bodies
+
+    def _read_length(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        left = self._remaining - len(data)
+        self.awaits_continue = False
+        if left > 0:
+            self._remaining = left
+            self._set_body_deadline()
+            exchange.on_request_body(data)
+            return
+        self._state = _BUSY
+        self.deadline = NEVER
+        rest = b""
+        if left < 0:
+            rest = data[left:]
+            data = data[:left]
+        exchange.on_request_body(data)
+        if self._exchange is exchange:
+            exchange.on_request_end([])
+        self._go_on(rest)
+
+    def _read_chunked(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        decoder = cast("ChunkedDecoder", self._decoder)
+        self.awaits_continue = False
+        try:
+            body, used = decoder.feed_exact(data)
+        except ChunkedError as error:
+            self._fault(BadRequest(f"the chunked body is malformed: {error}"))
+            return
+        if not decoder.done:
+            self._set_body_deadline()
+            if body:
+                exchange.on_request_body(body)
+            return
+        self._state = _BUSY
+        self.deadline = NEVER
+        self._decoder = None
+        decoder.release()
+        if body:
+            exchange.on_request_body(body)
+        if self._exchange is exchange:
+            exchange.on_request_end(decoder.trailers)
+        self._go_on(data[used:])
+
+    def _set_body_deadline(self) -> None:
+        if self._state in (_LENGTH, _CHUNKED):
+            if self._reading and not self.awaits_continue and not self._write_blocked:
+                self._wait_until(self._deadlines.now + self._settings.body_timeout)
+            else:
+                self.deadline = NEVER
+
+    def expect_body(self) -> None:
+        """The upstream has said 100: now the application owes its body."""
+        self.awaits_continue = False
+        self._set_body_deadline()
+
+    # -- what an exchange does with it
+
+    def write(self, octets: bytes) -> None:
+        """Send octets of a response."""
+        if not self._transport.is_closing():
+            self._transport.write(octets)
+
+    def pause_reading(self) -> None:
+        """What the application sends is not wanted at present."""
+        transport = self._transport
+        if self._reading and not transport.is_closing():
+            self._reading = False
+            transport.pause_reading()
+            self._set_body_deadline()
+
+    def resume_reading(self) -> None:
+        """It is wanted again."""
+        transport = self._transport
+        if not self._reading and not transport.is_closing():
+            self._reading = True
+            transport.resume_reading()
+            self._set_body_deadline()
+
+    def on_exchange_over(self, exchange: Exchange, *, answer: Refusal | None, cut: bool, request_over: bool) -> None:
+        """The present exchange has ended.
+
+        Args:
+            exchange: which.
+            answer: the sidecar's own answer, where the upstream gave none.
+            cut: the response must end visibly incomplete.
+            request_over: the request had been read to its end.
+        """
+        self._exchange = None
+        self._listener.in_flight -= 1
+        if self._state == _CLOSED:
+            return
+        if cut:
+            # What has come is delivered, then FIN: the framing shows that more was due. A response that is
+            # delimited by the close itself would look whole, so that is a reset.
+            self.keep_alive = False
+            if exchange.delimited_by_close:
+                self._close()
+            else:
+                self._linger()
+            return
+        if answer is not None:
+            head = exchange.head
+            self.keep_alive = self.keep_alive and request_over
+            self._answer(answer, exchange.dependency_name, head.method == b"HEAD", http11=head.http11)
+        else:
+            self._after_response()
+
+    @property
+    def persists(self) -> bool:
+        """Whether the connection may serve another request behind the present response."""
+        return self.keep_alive and not self._listener.draining
+
+    def _after_response(self) -> None:
+        if not self.keep_alive:
+            self._linger()
+            return
+        self._state = _HEAD
+        if not self._write_blocked:
+            deadline = self.deadline = self._deadlines.now + self._listener.keepalive_s
+            if deadline < self.watched:
+                self._deadlines.watch(self)
+        if self._held:
+            self._take_held_soon()
+        elif not self._reading:
+            self.resume_reading()
+
+    # -- reading ahead
+
+    def _go_on(self, rest: bytes) -> None:
+        """What follows a request in the same read is the next one's, and waits its turn."""
+        self._hold(rest)
+        if self._held and self._state == _HEAD:
+            self._take_held_soon()
+
+    def _hold(self, data: bytes) -> None:
+        if self._state in (_LINGER, _CLOSED):
+            return
+        self._held += data
+        if len(self._held) > self._settings.max_read_ahead:
+            self.pause_reading()
+
+    def _take_held_soon(self) -> None:
+        # Not at once: a read full of requests that are refused on the spot must not keep the loop, nor recurse.
+        asyncio.get_running_loop().call_soon(self._take_held)
+
+    def _take_held(self) -> None:
+        if self._held and self._state == _HEAD and not self._write_blocked:
+            data = self._held
+            self._held = b""
+            self.resume_reading()
+            self._read_head(data)
+
+    # -- own answers and ends
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a request that became no exchange."""
+        self._partial = None
+        self._parser = None
+        self._fields = []
+        self._answer(refusal, dependency=None, head_only=False)
+
+    def _fault(self, refusal: Refusal) -> None:
+        """The application broke a request that is an exchange already."""
+        self.keep_alive = False
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
+        cast("Exchange", self._exchange).on_client_fault(refusal)
+
+    def _answer(self, refusal: Refusal, dependency: str | None, head_only: bool, *, http11: bool = True) -> None:
+        self.keep_alive = self.persists and http11 and not refusal.close
+        self.write(render(refusal, dependency, close=not self.keep_alive, head_only=head_only))
+        self._after_response()
+
+    def _answer_options(self, head: RequestHead, rest: bytes) -> None:
+        self.keep_alive = self.persists and not head.chunked and not head.content_length
+        self.write(render_options(close=not self.keep_alive))
+        self._after_response()
+        self._go_on(rest)
+
+    def _linger(self) -> None:
+        """Send FIN behind the last answer, and read on for a while: closing at once could reset it away."""
+        transport = self._transport
+        self._state = _LINGER
+        self._held = b""
+        self._drop_decoder()
+        if transport.is_closing():
+            return
+        self._wait_until(self._deadlines.now + _LINGER_S)
+        if transport.can_write_eof():
+            transport.write_eof()
+            self.resume_reading()
+        else:
+            transport.close()
+
+    def _close(self) -> None:
+        """End the connection at once; what is not flushed is lost."""
+        self._end()
+        self._transport.abort()
+
+    def _end(self) -> None:
+        """The connection is over: let go of everything, once."""
+        if self._state == _CLOSED:
+            return
+        self._state = _CLOSED
+        self._held = b""
+        self._partial = None
+        self._parser = None
+        self._drop_decoder()
+        self._deadlines.forget(self)
+        self._listener.on_connection_lost(self)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.on_client_gone()
+
+    def _drop_decoder(self) -> None:
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
+
+    def close(self) -> None:
+        """End the connection because the sidecar stops."""
+        self._close()
+
+    def _idle_s(self) -> float:
+        exchange = self._exchange
+        return exchange.idle_s if exchange is not None else self._settings.keepalive_timeout
+
+    def _wait_until(self, deadline: float) -> None:
+        self.deadline = deadline
+        if deadline < self.watched:
+            self._deadlines.watch(self)

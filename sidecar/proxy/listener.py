@@ -1,0 +1,93 @@
+"""One address that the application connects to, in the shape that aiohttp's ServerRunner asks of a server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from sidecar.config import Listener as Settings
+from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.headers import Forwarding
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.routing import Router
+from sidecar.runtime.deadlines import Deadlines
+
+_UNIX_PEER: Final = "127.0.0.1"  # whoever opens a socket file is on this host
+
+
+class Listener:
+    """A protocol factory with the connections that it made.
+
+    aiohttp's sites call it for each accepted connection; ServerRunner calls `pre_shutdown` and `shutdown` at the end.
+
+    Args:
+        settings: limits and timeouts towards the application.
+        router: for a shared listener and for absolute-form targets.
+        pool: the one dependency of a listener of its own, else None.
+        deadlines: the process's clock and wheel.
+
+    Attributes:
+        careless_head: heads up to this many octets cannot exceed any single limit.
+        draining: responses end their connections.
+        keepalive_s: how long a connection may be idle, in seconds.
+        in_flight: exchanges under way.
+        last_request: process time in seconds of the latest request's head.
+    """
+
+    def __init__(
+        self, settings: Settings, router: Router[Pool], pool: Pool | None, deadlines: Deadlines, scheme: str = "http"
+    ) -> None:
+        self.settings = settings
+        self.router = router
+        self.pool = pool
+        self.deadlines = deadlines
+        self.scheme = scheme
+        self.careless_head = min(
+            settings.max_request_line, settings.max_header, settings.max_headers, settings.max_header_count * 5
+        )
+        self.keepalive_s: float = settings.keepalive_timeout
+        self.draining = False
+        self.in_flight = 0
+        self.last_request = deadlines.now
+        self._connections: set[DownstreamConnection] = set()
+
+    def __repr__(self) -> str:
+        return f"<Listener connections={len(self._connections)} in_flight={self.in_flight} draining={self.draining}>"
+
+    @property
+    def connections(self) -> int:
+        """How many connections the application has open here."""
+        return len(self._connections)
+
+    def __call__(self) -> DownstreamConnection:
+        return DownstreamConnection(self)
+
+    def admit(self, connection: DownstreamConnection) -> bool:
+        """Take in a new connection. False: there are too many, and it must be turned away."""
+        if len(self._connections) >= self.settings.max_connections:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def on_connection_lost(self, connection: DownstreamConnection) -> None:
+        """A connection has ended."""
+        self._connections.discard(connection)
+
+    def forwarding(self, transport: asyncio.Transport) -> Forwarding:
+        """The X-Forwarded lines of a connection."""
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else _UNIX_PEER
+        return Forwarding(self.settings.forwarded, address, self.scheme, self.settings.trusted_proxies)
+
+    # What aiohttp's ServerRunner calls.
+
+    def pre_shutdown(self) -> None:
+        """No further connection is accepted: close those without a request."""
+        for connection in [connection for connection in self._connections if connection.idle]:
+            connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  (ServerRunner passes it)
+        """Close what is left. The drain has been waited for before."""
+        for connection in list(self._connections):
+            connection.close()
+        await asyncio.sleep(0)  # let the transports report their end

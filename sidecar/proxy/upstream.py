@@ -1,0 +1,459 @@
+"""The upstream side of the wire: one connection to a dependency, its requests one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import struct
+import termios
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from sidecar.errors import Refusal, UpstreamFailure, UpstreamTimeout
+from sidecar.proxy.chunked import ChunkedDecoder, ChunkedError
+from sidecar.proxy.fields import kind_by_spelling, kind_of
+from sidecar.proxy.framing import Field, ResponseHead, parse_response_head
+from sidecar.proxy.partial import PartialHead
+from sidecar.runtime.deadlines import NEVER, Deadlines
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.pool import Pool
+
+WRITE_BUFFER_HIGH: Final = 65_536
+"""Octets that may wait in a transport before the other side is paused."""
+
+# What is expected next from the upstream.
+_IDLE: Final = 0  # nothing: no request is out
+_HEAD: Final = 1
+_LENGTH: Final = 2
+_CHUNKED: Final = 3
+_UNTIL_CLOSE: Final = 4
+_OVER: Final = 5  # nothing: the response has ended, the request not yet
+_CLOSED: Final = 6
+
+_STATES: Final = ("idle", "head", "length", "chunked", "until-close", "over", "closed")
+
+
+def unsent(transport: asyncio.WriteTransport) -> int:
+    """Octets written to `transport` that the peer's kernel has not acknowledged, ours and the kernel's together.
+
+    A stalled peer and a slow one differ in whether this number moves.
+    """
+    size = transport.get_write_buffer_size()
+    try:
+        packed = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, AttributeError, ValueError):
+        return size
+    return size + int(struct.unpack("i", packed)[0])
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to a dependency.
+
+    Args:
+        pool: to which it belongs.
+        deadlines: the process's clock and wheel.
+
+    Attributes:
+        reused: it has served a request before, so the upstream may be closing it this very moment.
+        deadline, watched: see `Watched`. While idle, when to close it; while serving, what it waits for.
+    """
+
+    __slots__ = (
+        # per connection
+        "_born",
+        "_deadlines",
+        "_pool",
+        "_transport",
+        "_write_blocked",
+        "deadline",
+        "reused",
+        "watched",
+        # per request
+        "_decoder",
+        "_exchange",
+        "_fields",
+        "_head_only",
+        "_keep_alive",
+        "_parser",
+        "_partial",
+        "_remaining",
+        "_state",
+        "_unsent_before",
+        "touched",
+    )
+
+    _transport: asyncio.Transport  # from connection_made on, before which nobody has this object
+
+    def __init__(self, pool: Pool, deadlines: Deadlines) -> None:
+        self._pool = pool
+        self._deadlines = deadlines
+        self._born = deadlines.now
+        self._write_blocked = False
+        self._unsent_before = 0
+        self.reused = False
+        self.deadline = NEVER
+        self.watched = NEVER
+        self._state = _IDLE
+        self._exchange: Exchange | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._partial: PartialHead | None = None
+        self._decoder: ChunkedDecoder | None = None
+        self._fields: list[Field] = []
+        self._remaining = 0
+        self._head_only = False
+        self._keep_alive = False
+        self.touched = False
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection {self._pool.dependency.name} {_STATES[self._state]} reused={self.reused}>"
+
+    # -- what an exchange does with it, in the order of a request's life
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is idle and, as far as is known, open."""
+        return self._state == _IDLE and not self._transport.is_closing()
+
+    @property
+    def _open(self) -> bool:
+        return not self._transport.is_closing()
+
+    def begin(self, exchange: Exchange, octets: bytes, head_only: bool, deadline: float) -> None:
+        """Send a request's head, with as much of its body as is there.
+
+        Args:
+            exchange: to report to.
+            octets: what to write.
+            head_only: the request is HEAD, so its response has no body whatever its head says.
+            deadline: process time at which the final response head is due.
+        """
+        self._exchange = exchange
+        self._state = _HEAD
+        self._head_only = head_only
+        self.touched = False
+        self.deadline = deadline
+        if deadline < self.watched:
+            self._deadlines.watch(self)
+        self._transport.write(octets)
+
+    def write(self, octets: bytes) -> None:
+        """Send more of the request's body, framed already."""
+        if not self._transport.is_closing():
+            self._transport.write(octets)
+
+    def wait_until(self, deadline: float) -> None:
+        """Expect the next event by `deadline`, process time in seconds."""
+        self.deadline = deadline
+        if deadline < self.watched:
+            self._deadlines.watch(self)
+
+    def pause_reading(self) -> None:
+        """The application reads more slowly than the upstream sends. Our pause is not the upstream's silence."""
+        if self._open:
+            self._transport.pause_reading()
+            if self._state != _HEAD:
+                self.deadline = NEVER
+
+    def resume_reading(self) -> None:
+        """The application has caught up."""
+        if self._open:
+            self._transport.resume_reading()
+            if self._state != _HEAD:
+                self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+
+    @property
+    def write_blocked(self) -> bool:
+        """Whether the upstream reads more slowly than the application sends."""
+        return self._write_blocked
+
+    def park(self) -> None:
+        """Become idle: set when to be closed for idleness or age."""
+        self._exchange = None
+        self._state = _IDLE
+        pool = self._pool
+        idle_until = self._deadlines.now + pool.idle_timeout_s
+        end_of_life = self._born + pool.max_age_s
+        self.wait_until(min(end_of_life, idle_until))
+
+    def release(self) -> None:
+        """The exchange is over. Back to the pool if another request can follow, else closed."""
+        if self._state == _OVER and self._keep_alive and not self._write_blocked:
+            self.park()
+            self.reused = True
+            self._pool.give_back(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """End the connection at once, without telling the exchange."""
+        if self._state == _CLOSED:
+            return
+        self._exchange = None
+        self._finish()
+        self._transport.abort()
+
+    # -- what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._state == _CLOSED:
+            return
+        if exc is None:
+            self._fail(self._ended("closed the connection"))
+        else:
+            self._fail(self._ended(f"broke the connection ({exc})"))
+
+    def eof_received(self) -> None:
+        if self._state == _UNTIL_CLOSE:
+            exchange = self._exchange
+            self._state = _OVER
+            self._keep_alive = False
+            if exchange is not None:
+                exchange.on_response_end([])
+            self.close()
+
+    def pause_writing(self) -> None:
+        self._write_blocked = True
+        if self._exchange is not None:
+            self._unsent_before = unsent(self._transport)
+            self._exchange.on_upstream_blocked()
+
+    def resume_writing(self) -> None:
+        self._write_blocked = False
+        if self._exchange is not None:
+            self._exchange.on_upstream_writable()
+
+    def on_deadline(self) -> None:
+        exchange = self._exchange
+        if exchange is None:  # idle for too long, or too old
+            self.close()
+            return
+        if self._write_blocked:
+            left = unsent(self._transport)
+            if left != self._unsent_before and exchange.total_deadline > self._deadlines.now:
+                self._unsent_before = left
+                exchange.on_upstream_blocked()
+                return
+        if self._state == _HEAD:
+            exchange.on_head_overdue()
+            return
+        name, idle_s = self._pool.dependency.name, self._pool.dependency.idle_s
+        self._fail(UpstreamTimeout(f"{name} sent nothing for {idle_s:g} s (timeout.idle) amid its response"))
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        try:
+            if state == _HEAD:
+                self._read_head(data)
+            elif state == _LENGTH:
+                self._read_length(data)
+            elif state == _CHUNKED:
+                self._read_chunked(data)
+            elif state == _UNTIL_CLOSE:
+                self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+                assert self._exchange is not None
+                self._exchange.on_response_body(data)
+            elif state == _OVER:
+                self._keep_alive = False  # octets behind the answer: whatever they are, they are not for us
+            elif state == _IDLE:
+                self._fail(self._ended("sent octets that nobody asked for"))
+        except UpstreamFailure as failure:
+            self._fail(failure)
+
+    # -- heads
+
+    def _read_head(self, data: bytes) -> None:
+        """Read interim heads and the final one, and what follows it in the same read."""
+        self.touched = True
+        while True:
+            if self._partial is None:
+                used = data.find(b"\r\n\r\n") + 4
+                if used < 4:
+                    self._partial = PartialHead()
+                    self._partial.add(data)
+                    self._read_part_of_head(data)
+                    return
+                raw = data if used == len(data) else data[:used]
+                self._feed(raw)
+            else:
+                used = self._partial.add(data)
+                if used < 0:
+                    self._read_part_of_head(data)
+                    return
+                raw = bytes(self._partial.data)
+                self._feed(data[:used])
+            if len(raw) > self._pool.dependency.max_response_head:
+                raise self._head_too_large()
+            head = parse_response_head(raw, self._fields)
+            self._fields = []
+            self._partial = None
+            exchange = self._exchange
+            assert exchange is not None
+            if head.status >= 200:
+                self._begin_body(exchange, head, data[used:])
+                return
+            if head.status == 101:
+                raise UpstreamFailure("the upstream switched protocols, which nobody asked for", "http_protocol_error")
+            if head.content_length or head.chunked:
+                self._parser = None  # it waits for a body, which no 1xx has
+            exchange.on_interim(head)
+            data = data[used:]
+            if not data or self._state != _HEAD:
+                return
+
+    def _read_part_of_head(self, data: bytes) -> None:
+        """The head goes on in a later read. What is there is parsed already, so that garbage is noticed at once."""
+        self._feed(data)
+        if len(cast("PartialHead", self._partial).data) > self._pool.dependency.max_response_head:
+            raise self._head_too_large()
+
+    def _feed(self, octets: bytes) -> None:
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        try:
+            self._parser.feed_data(octets)
+        except httptools.HttpParserUpgrade:
+            self._parser = None
+        except httptools.HttpParserError as error:
+            self._parser = None
+            raise UpstreamFailure(
+                f"the upstream's response is not valid HTTP: {error}", "http_protocol_error"
+            ) from None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        try:
+            kind = kind_by_spelling[name]
+        except KeyError:
+            kind = kind_of(name)
+        if kind:
+            self._fields.append((kind, name, value.strip(b" \t")))
+
+    # -- bodies
+
+    def _begin_body(self, exchange: Exchange, head: ResponseHead, rest: bytes) -> None:
+        """The final head is there: find out how the body is framed, and hand over what came with it."""
+        self._keep_alive = head.keep_alive
+        status = head.status
+        if self._head_only or status == 204 or status == 304:
+            if self._head_only or head.content_length or head.chunked:
+                self._parser = None  # it waits for the body that the head announces
+            self._end_or_go_on(exchange, head, rest, 0)
+        elif head.chunked:
+            self._parser = None
+            self._decoder = ChunkedDecoder(self._pool.dependency.max_response_head)
+            body = self._decode(rest) if rest else b""
+            done = self._decoder.done
+            self._state = _OVER if done else _CHUNKED
+            trailers = self._take_decoder() if done else []
+            if not done:
+                self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+            exchange.on_response(head, body, done, bodiless=False, trailers=trailers)
+        elif head.content_length is not None:
+            self._end_or_go_on(exchange, head, rest, head.content_length)
+        else:
+            self._parser = None
+            self._keep_alive = False
+            self._state = _UNTIL_CLOSE
+            self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+            exchange.on_response(head, rest, False, bodiless=False)
+
+    def _end_or_go_on(self, exchange: Exchange, head: ResponseHead, rest: bytes, length: int) -> None:
+        have = len(rest)
+        bodiless = self._head_only or head.status == 204 or head.status == 304
+        if have < length:
+            self._parser = None
+            self._remaining = length - have
+            self._state = _LENGTH
+            self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+            exchange.on_response(head, rest, False, bodiless=bodiless)
+            return
+        if have > length:
+            self._keep_alive = False
+            rest = rest[:length]
+        if rest and self._parser is not None:
+            self._parser.feed_data(rest)  # keeps it in step, so that it serves the next response too
+        self._state = _OVER
+        exchange.on_response(head, rest, True, bodiless=bodiless)
+
+    def _read_length(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        left = self._remaining - len(data)
+        if left > 0:
+            self._remaining = left
+            self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+            exchange.on_response_body(data)
+            return
+        if left < 0:
+            self._keep_alive = False
+            data = data[:left]
+        self._state = _OVER
+        exchange.on_response_body(data)
+        exchange.on_response_end([])
+
+    def _read_chunked(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        body = self._decode(data)
+        done = self._decoder is not None and self._decoder.done
+        if done:
+            self._state = _OVER
+        else:
+            self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+        if body:
+            exchange.on_response_body(body)
+        if done:
+            exchange.on_response_end(self._take_decoder())
+
+    def _decode(self, data: bytes) -> bytes:
+        try:
+            return cast("ChunkedDecoder", self._decoder).feed(data)
+        except ChunkedError as error:
+            raise UpstreamFailure(f"the upstream's chunked body is malformed: {error}", "http_protocol_error") from None
+
+    def _take_decoder(self) -> list[tuple[bytes, bytes]]:
+        decoder = cast("ChunkedDecoder", self._decoder)
+        if decoder.surplus:
+            self._keep_alive = False
+        self._decoder = None
+        decoder.release()
+        return decoder.trailers
+
+    # -- ends
+
+    def _ended(self, what: str) -> UpstreamFailure:
+        name = self._pool.dependency.name
+        if self._state == _HEAD and not self.touched:
+            return UpstreamFailure(f"{name} {what} before it answered", "connection_terminated")
+        if self._state == _HEAD:
+            return UpstreamFailure(f"{name} {what} within the head of its response", "connection_terminated")
+        return UpstreamFailure(f"{name} {what} within the body of its response", "http_response_incomplete")
+
+    def _head_too_large(self) -> UpstreamFailure:
+        limit = self._pool.dependency.max_response_head
+        return UpstreamFailure(
+            f"the head of the upstream's response exceeds {limit} octets (max_response_head)",
+            "http_response_header_section_size",
+        )
+
+    def _fail(self, refusal: Refusal) -> None:
+        exchange = self._exchange
+        self.close()
+        if exchange is not None:
+            exchange.on_upstream_failed(self, refusal)
+
+    def _finish(self) -> None:
+        self._state = _CLOSED
+        self._parser = None
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
+        self._partial = None
+        self._deadlines.forget(self)
+        self._pool.forget(self)

@@ -24,6 +24,7 @@ from benchmarks.workloads import SMALL_GET
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "benchmarks" / ".cache"
+COMPILED = ROOT / ".venv-bench" / "compiled"
 
 
 class UnavailableError(Exception):
@@ -84,15 +85,16 @@ class Direct(Peer):
 
 
 class Sidecar(Peer):
-    """This project, from the source tree that the benchmark is started in."""
+    """This project as it is deployed: the data plane compiled from the same sources (`make bench` does that)."""
 
     name = "sidecar"
-    label = "sidecar (this project)"
+    label = "sidecar, compiled"
     profiles = frozenset({BARE.name, POLICIES.name})
+    folder: ClassVar[Path] = COMPILED
 
     def prepare(self) -> str:
-        if not (ROOT / "sidecar" / "cli.py").is_file():
-            raise UnavailableError("sidecar/cli.py is not there")
+        if not (self.folder / "sidecar" / "cli.py").is_file():
+            raise UnavailableError("it is not compiled: that takes gcc and python3-dev, and `make bench`")
         try:
             version = importlib.metadata.version("resilience-sidecar")
         except importlib.metadata.PackageNotFoundError:
@@ -103,8 +105,17 @@ class Sidecar(Peer):
         port, metrics_port = free_ports(2)
         file = folder / "sidecar.yaml"
         file.write_text(configs.sidecar(port, metrics_port, upstream_port, profile))
-        command = (sys.executable, "-m", "sidecar", "run", "--config", str(file))
-        return Launch(command, port, metrics_port, "/readyz")
+        # -P: not from the folder that the benchmark is started in.
+        command = (sys.executable, "-P", "-m", "sidecar", "run", "--config", str(file))
+        return Launch(command, port, metrics_port, "/readyz", {"PYTHONPATH": str(self.folder)})
+
+
+class InterpretedSidecar(Sidecar):
+    """The same, from the source tree that the benchmark is started in, as CPython interprets it."""
+
+    name = "interpreted"
+    label = "sidecar, interpreted"
+    folder = ROOT
 
 
 class Nginx(Peer):
@@ -277,7 +288,7 @@ class Aiohttp(Peer):
 
 
 # In the order of the runs.
-PEERS: tuple[type[Peer], ...] = (Direct, Sidecar, Envoy, Go, Nginx, Haproxy, Aiohttp)
+PEERS: tuple[type[Peer], ...] = (Direct, Sidecar, InterpretedSidecar, Envoy, Go, Nginx, Haproxy, Aiohttp)
 
 
 def nginx_launch(folder: Path, port: int, config: str) -> Launch:

@@ -1,0 +1,33 @@
+"""Build the data plane as it is, or, with SIDECAR_COMPILE=1, compiled by mypyc from the same sources.
+
+Everything else about the package stands in pyproject.toml. docs/decisions/0009-compiled-from-the-same-sources.md says
+why; docs/explanation/performance.md what it brings.
+"""
+
+import os
+
+from setuptools import setup
+
+HOT_PATH = [
+    "sidecar/proxy/answers.py",
+    "sidecar/proxy/chunked.py",
+    "sidecar/proxy/downstream.py",
+    "sidecar/proxy/exchange.py",
+    "sidecar/proxy/fields.py",
+    "sidecar/proxy/framing.py",
+    "sidecar/proxy/headers.py",
+    "sidecar/proxy/listener.py",
+    "sidecar/proxy/partial.py",
+    "sidecar/proxy/pool.py",
+    "sidecar/proxy/routing.py",
+    "sidecar/proxy/upstream.py",
+    "sidecar/runtime/deadlines.py",
+    "sidecar/runtime/dependency.py",
+]
+
+if os.environ.get("SIDECAR_COMPILE") == "1":
+    from mypyc.build import mypycify
+
+    setup(ext_modules=mypycify(HOT_PATH, opt_level="3", debug_level="0"))
+else:
+    setup()

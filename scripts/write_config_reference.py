@@ -1,0 +1,148 @@
+"""Write the tables of docs/reference/configuration.md from the JSON Schema of the configuration.
+
+python scripts/write_config_reference.py           # rewrites what stands between the two markers
+python scripts/write_config_reference.py --check   # exit status 1 where the page is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sidecar.config import fields, json_schema, units
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
+BEGIN = "<!-- tables: written by scripts/write_config_reference.py -->"
+END = "<!-- end of tables -->"
+
+Schema = dict[str, Any]
+
+# Where the keys of each section stand in the file, in the order of the page. Sections that have the same keys in a
+# second place are described once.
+PLACES = {
+    "": "The top level",
+    "Listener": "`listener`",
+    "Metrics": "`metrics`",
+    "Defaults": "`defaults`",
+    "Timeout": "`defaults.timeout`",
+    "Pool": "`defaults.pool`",
+    "Dependency": "`dependencies.NAME`",
+}
+ALSO = {
+    "Listener": "The same keys stand in `dependencies.NAME.listener`, for a port of the dependency's own.",
+    "Defaults": "The same keys stand in each `dependencies.NAME`, where they win over the defaults.",
+    "Timeout": "The same keys stand in `dependencies.NAME.timeout`.",
+    "Pool": "The same keys stand in `dependencies.NAME.pool`.",
+    "Dependency": "And every key of `defaults`, for this dependency alone.",
+}
+
+
+def _pattern(annotated: Any) -> str:
+    """What the schema says about a kind of text, and so how that kind is told in it."""
+    kind = next(each for each in annotated.__metadata__ if isinstance(each, fields.Kind))
+    return str(kind.schema["pattern"])
+
+
+_prefix = next(iter(fields.OptionalPrefix.__metadata__)).schema["anyOf"][0]["pattern"]
+
+WORDS = {
+    units.DURATION_PATTERN: "duration",
+    _pattern(fields.ListenAddress): "address",
+    _pattern(fields.UpstreamAddress): "upstream",
+    _pattern(fields.Host): "host",
+    _pattern(fields.TrustedNetwork): "network",
+    _prefix: "path",
+}
+"""The patterns of the schema in words; what each looks like is told on the page."""
+
+
+def tables() -> str:
+    """All tables of the page, one for each section."""
+    root = json_schema()
+    inherited = set(root["$defs"]["Defaults"]["properties"])
+    parts = []
+    for section, place in PLACES.items():
+        schema = root["$defs"][section] if section else root
+        keys = {
+            key: value for key, value in schema["properties"].items() if section != "Dependency" or key not in inherited
+        }
+        words = [*schema["description"].split(), ALSO.get(section, "")]  # a docstring, broken into lines
+        parts.append(f"### {place}\n\n{' '.join(words).strip()}")
+        parts.append("\n".join(_rows(keys, schema["required"])))
+    return "\n\n".join(parts)
+
+
+def _rows(keys: Schema, required: list[str]) -> Iterator[str]:
+    yield "| key | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for key, value in keys.items():
+        cells = (f"`{key}`", _type(value), _default(key, value, required), value["description"])
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(key: str, value: Schema, required: list[str]) -> str:
+    if key in required:
+        return "required"
+    if "default" not in value:
+        return "see its keys" if "$ref" in value else "see right"
+    default = value["default"]
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+def _type(value: Schema) -> str:
+    if "$ref" in value or "additionalProperties" in value:
+        return "mapping"
+    if value.get("type") == "array":
+        return f"list of {_type(value['items'])}, at most {value['maxItems']}"
+    if "anyOf" in value:
+        # A variable may stand for every value, which the page says once.
+        words = [_type(each) for each in value["anyOf"] if each.get("pattern") != r"\$\{"]
+        return " or ".join(words)
+    if value["type"] == "boolean":
+        return "`true` or `false`"
+    if value["type"] == "null":
+        return "null"
+    if "enum" in value:
+        return ", ".join(f"`{word}`" for word in value["enum"])
+    if value["type"] == "integer":
+        return f"whole number, {value['minimum']} to {value['maximum']}"
+    if value.get("pattern") == units.SIZE_PATTERN:
+        return f"size, {units.format_size(value['minimum'])} to {units.format_size(value['maximum'])}"
+    return WORDS[value["pattern"]]
+
+
+def rewritten(page: str) -> str:
+    """`page` with what stands between its markers made anew.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page must hold {BEGIN!r} and behind it {END!r}")
+    return f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
+
+
+def main(argv: Sequence[str] | None = None, path: Path = PAGE) -> int:
+    """Write the page, or with --check say whether that would change it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where the page is stale")
+    arguments = parser.parse_args(argv)
+    before = path.read_text()
+    after = rewritten(before)
+    if arguments.check:
+        if before == after:
+            return 0
+        print(f"{path} is stale; run scripts/write_config_reference.py", file=sys.stderr)
+        return 1
+    path.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

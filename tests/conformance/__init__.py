@@ -1,0 +1,1 @@
+"""HTTP/1.1 conformance: a corpus of raw octets, a strict upstream that records them, and a judge."""

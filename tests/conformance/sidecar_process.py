@@ -1,0 +1,102 @@
+"""The real sidecar as a child process, in front of one upstream."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from .client import Address
+
+ROOT = Path(__file__).parents[2]
+HEAD_TIMEOUT_S = 2.0
+READY_WITHIN_S = 15.0
+STOP_WITHIN_S = 5.0
+
+# The corpus is about HTTP: hundreds of deliberately broken upstream answers would open any breaker. Whether
+# the schema has these keys is asked of it, because an unknown key is an error.
+_POLICIES = ("circuit_breaker", "rate_limit", "concurrency", "ejection")
+
+
+class SidecarFailed(RuntimeError):
+    """The process did not get ready; the text carries what it wrote."""
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago, chosen by the kernel."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def configuration(listen: Address, metrics: Address, upstream: Address) -> str:
+    """The YAML of a sidecar with one dependency and short timeouts."""
+    from sidecar.config.schema import Dependency
+
+    off = "".join(f"    {key}: {{mode: off}}\n" for key in _POLICIES if key in Dependency.model_fields)
+    return (
+        f'listen: "{listen[0]}:{listen[1]}"\n'
+        f'metrics: {{listen: "{metrics[0]}:{metrics[1]}"}}\n'
+        f"listener: {{head_timeout: {HEAD_TIMEOUT_S:g}s, body_timeout: {HEAD_TIMEOUT_S:g}s}}\n"
+        "dependencies:\n"
+        "  conformance:\n"
+        f'    upstream: "http://{upstream[0]}:{upstream[1]}"\n'
+        "    prefix: /\n"
+        "    hosts: [sidecar.test]\n"
+        f"{off}"
+    )
+
+
+@contextlib.contextmanager
+def running_sidecar(folder: Path, upstream: Address) -> Iterator[Address]:
+    """Start a sidecar in front of `upstream`; yields the address of its shared port, stops it at the end.
+
+    Args:
+        folder: for its configuration and log.
+        upstream: address of its only upstream.
+
+    Raises:
+        SidecarFailed: it ended, or was not ready in time.
+    """
+    listen, metrics = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+    config, log = folder / "sidecar.yaml", folder / "sidecar.log"
+    config.write_text(configuration(listen, metrics, upstream), "utf-8")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sidecar", "run", "--config", str(config)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _await_ready(process, metrics, log)
+            yield listen
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _await_ready(process: subprocess.Popen[bytes], metrics: Address, log: Path) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SidecarFailed(f"ended with status {process.returncode}:\n{log.read_text('utf-8')[-4000:]}")
+        with (
+            contextlib.suppress(urllib.error.URLError, OSError),
+            urllib.request.urlopen(f"http://{metrics[0]}:{metrics[1]}/readyz", timeout=1) as answer,
+        ):
+            if answer.status == 200:
+                return
+        time.sleep(0.05)
+    raise SidecarFailed(f"not ready after {READY_WITHIN_S:g} s:\n{log.read_text('utf-8')[-4000:]}")

@@ -10,15 +10,20 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
-PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "curl": "curl"}
+PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "curl": "curl", "gcc": "gcc"}
 """Program to Debian package."""
 
 
 def missing() -> list[str]:
-    """Packages whose program is not on the path (sbin included, where daemons live)."""
+    """Packages whose program is not on the path (sbin included, where daemons live), and Python's headers."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    return sorted(package for program, package in PACKAGES.items() if shutil.which(program, path=path) is None)
+    packages = [package for program, package in PACKAGES.items() if shutil.which(program, path=path) is None]
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        packages += ["python3-dev", "libc6-dev"]
+    return sorted(packages)
 
 
 def main() -> int:

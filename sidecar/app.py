@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -117,7 +118,7 @@ class App:
             else:
                 await web.TCPSite(runner, address.host, address.port, backlog=backlog, reuse_address=True).start()
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error)  # its own text names the address once more
             raise StartError(f"{key}: cannot listen on {address}: {reason}") from error
         return [name if isinstance(name, str) else str(TcpAddress(name[0], name[1])) for name in runner.addresses]
 
@@ -135,20 +136,32 @@ class App:
         hurry = hurry or asyncio.Event()
         deadlines = self._deadlines
         began = deadlines.now
+        loop = asyncio.get_running_loop()
+        over = loop.time() + self._config.drain_timeout  # not process time: whoever stops us counts real seconds
         for listener, _ in self._listeners:
             listener.draining = True
-        while deadlines.now < began + self._config.drain_timeout and not hurry.is_set():
+        while loop.time() < over and not hurry.is_set():
             last = max((listener.last_request for listener, _ in self._listeners), default=began)
             busy = sum(listener.in_flight for listener, _ in self._listeners)
-            if not busy and deadlines.now - max(last, began) >= self._config.drain_idle:
+            quiet = not busy and deadlines.now - max(last, began) >= self._config.drain_idle
+            if quiet and not any(listener.flushing for listener, _ in self._listeners):
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hurry.wait(), _DRAIN_LOOK_S)
 
-    async def stop(self) -> None:
-        """Close every listener and connection."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Close every listener and connection.
+
+        Args:
+            at_once: without a last answer to what is under way.
+        """
         self._not_ready = "stopped"
-        for runner in reversed(self._runners):
+        if at_once:
+            for listener, _ in self._listeners:
+                listener.abort()
+        # The data ports together, since each may wait for its clients; the read-only port outlives them.
+        await asyncio.gather(*(runner.cleanup() for runner in self._runners[1:]))
+        for runner in self._runners[:1]:
             await runner.cleanup()
         self._runners.clear()
         for pool in self._pools.values():
@@ -188,7 +201,7 @@ async def serve(app: App) -> int:
     await stop.wait()
     log.info("draining: requests are served on, and their connections closed")
     await app.drain(hurry)
-    await app.stop()
+    await app.stop(at_once=hurry.is_set())
     log.info("stopped")
     return 128 + signals[-1] if hurry.is_set() else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import uvloop
 from aiohttp import web
@@ -97,6 +98,9 @@ async def _serve(config: Config) -> int:
 
 def _number(request: web.Request, name: str, default: float) -> float:
     try:
-        return float(request.query.get(name, default))
+        number = float(request.query.get(name, default))
     except ValueError:
-        raise web.HTTPBadRequest(text=f"{name} must be a number\n") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise web.HTTPBadRequest(text=f"{name} must be a number\n")
+    return number

@@ -3,8 +3,9 @@
 `schema` has every key; `json_schema` describes them to editors.
 """
 
+from typing import Any
+
 from sidecar.config.addresses import Address, TcpAddress, UnixAddress, Upstream
-from sidecar.config.editor import json_schema
 from sidecar.config.loading import LoadResult, load, load_text
 from sidecar.config.schema import Config, Defaults, Dependency, Listener, Metrics, Pool, Timeout
 from sidecar.errors import Problem
@@ -27,3 +28,10 @@ __all__ = [
     "load",
     "load_text",
 ]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors; see `sidecar.config.editor`, which a running sidecar does not load."""
+    from sidecar.config import editor
+
+    return editor.json_schema()

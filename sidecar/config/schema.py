@@ -62,7 +62,7 @@ class Listener(Section):
     forwarded: Annotated[Literal["append", "replace", "off"], choice("append", "replace", "off")] = _key(
         "append",
         "X-Forwarded-For, -Proto and -Host towards the upstream: append to those of trusted peers, replace "
-        "them always, or off (pass them on untouched).",
+        "them always, or off (add none). Those of untrusted peers are dropped in any case.",
     )
     trusted_proxies: tuple[TrustedNetwork, ...] = _key(
         ["127.0.0.0/8", "::1/128"],

@@ -10,7 +10,7 @@ Chunk extensions are dropped (RFC 9112 section 7.1.1 lets a recipient ignore the
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
@@ -45,6 +45,7 @@ class ChunkedDecoder:
         "_pieces",
         "_started",
         "_tail",
+        "_trailer_size",
         "_without_body",
         "done",
         "surplus",
@@ -60,7 +61,8 @@ class ChunkedDecoder:
         self.surplus = False
         self.trailers: list[tuple[bytes, bytes]] = []
         self._started = False
-        self._parser = httptools.HttpRequestParser(self)
+        self._trailer_size = 0
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._parser.feed_data(_HEAD)
         self._started = True
 
@@ -114,6 +116,8 @@ class ChunkedDecoder:
         return ends
 
     def _take(self, size: int) -> bytes:
+        if self._trailer_size > self._max_overhead:
+            raise ChunkedError("the trailers are too large")
         pieces = self._pieces
         if not pieces:
             self._without_body += size
@@ -126,8 +130,8 @@ class ChunkedDecoder:
         return body
 
     def release(self) -> None:
-        """Let go of the parser, which refers back to this object."""
-        del self._parser
+        """Let go of the parser, which refers back to this object: no cycle is left for the garbage collector."""
+        self._parser = None
 
     # What httptools calls.
 
@@ -137,6 +141,7 @@ class ChunkedDecoder:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._started:
             self.trailers.append((name, value.strip(b" \t")))
+            self._trailer_size += len(name) + len(value) + 4
 
     def on_message_complete(self) -> None:
         self.done = True

@@ -8,14 +8,16 @@ present answer is out, so a read that holds a thousand requests costs no more me
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
+import struct
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from sidecar.errors import (
     BadRequest,
-    ConnectionLimited,
     ForbiddenRoute,
     HeadersTooLarge,
     NoRoute,
@@ -57,11 +59,17 @@ _LINGER_LIMIT: Final = 1 << 20
 _MAX_EMPTY_LINES: Final = 4
 """Empty lines skipped in front of a request line; RFC 9112 section 2.2 asks for one."""
 
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER that makes a close a reset."""
+
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} ")
+_METHOD_SO_FAR: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 
 
-class DownstreamConnection(asyncio.Protocol):
+class DownstreamConnection:
     """One connection of the application.
+
+    An asyncio protocol by its methods, not by inheritance, which a compiled class could not have.
 
     Args:
         listener: that accepted it.
@@ -76,6 +84,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_deadlines",
         "_empty_lines",
         "_forwarding",
+        "_half_closed",
         "_held",
         "_host",
         "_host_pool",
@@ -112,6 +121,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._parser: httptools.HttpRequestParser | None = None
         self._held = b""
         self._reading = True
+        self._half_closed = False
         self._write_blocked = False
         self._unsent_before = 0
         self._empty_lines = 0
@@ -132,21 +142,25 @@ class DownstreamConnection(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is under way or arriving."""
-        return self._state == _HEAD and self._partial is None and not self._held
+        """Whether no request is under way or arriving, and no answer leaving."""
+        return self._state == _HEAD and self._partial is None and not self._held and not self.flushing
+
+    @property
+    def flushing(self) -> bool:
+        """Whether a part of an answer has yet to leave."""
+        return self._transport.get_write_buffer_size() > 0
 
     # -- what the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
-        if self._listener.admit(self):
+        refusal = self._listener.admit(self, transport)
+        if refusal is None:
             self._wait_until(self._deadlines.now + self._listener.keepalive_s)
             return
         # No lingering here: turning away must not cost what it protects.
         self._state = _CLOSED
-        limit = self._settings.max_connections
-        refusal = ConnectionLimited(f"this listener carries {limit} connections already (listener.max_connections)")
         self._transport.write(render(refusal, None, close=True, head_only=False))
         self._transport.close()
 
@@ -154,9 +168,9 @@ class DownstreamConnection(asyncio.Protocol):
         self._end()
 
     def eof_received(self) -> bool:
-        """FIN. It cancels a request that is not answered yet, unless half-closed connections are allowed."""
-        if self._state == _BUSY and not self._held and self._settings.allow_half_close:
-            self.keep_alive = False
+        """FIN. It cancels requests that are not answered yet, unless half-closed connections are allowed."""
+        if self._settings.allow_half_close and (self._state == _BUSY or (self._state == _HEAD and self._held)):
+            self._half_closed = True
             return True
         if self._exchange is not None:
             self._close()
@@ -204,7 +218,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def on_deadline(self) -> None:
         state = self._state
-        if self._write_blocked:
+        if self._write_blocked or (state == _LINGER and self._transport.get_write_buffer_size()):
             left = unsent(self._transport)
             if left != self._unsent_before:
                 self._unsent_before = left
@@ -244,7 +258,7 @@ class DownstreamConnection(asyncio.Protocol):
             if used < 0:
                 self._read_part_of_head(data)
                 return
-            octets = data[:used]
+            octets = bytes(partial.data[partial.parsed :])
             raw = self._skip_empty_lines(bytes(partial.data))
             self._partial = None
             if not raw:
@@ -266,17 +280,21 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _read_part_of_head(self, data: bytes) -> None:
         """The head goes on in a later read. What is there is parsed already, so that garbage is noticed at once."""
-        raw = cast("PartialHead", self._partial).data
+        partial = cast("PartialHead", self._partial)
+        raw = partial.data
         if len(raw) == len(data):
             self._wait_until(self._deadlines.now + self._settings.head_timeout)
-        if raw == b"\r\n":  # an empty line in front of the request line, octet by octet
+        if raw[:2] == b"\r\n":  # an empty line in front of the request line, cut in two by the reads
             self._partial = None
-            self._skip_empty_lines(b"\r\n")
+            self._read_head(bytes(raw))
             return
         try:
-            if len(raw) > self._listener.careless_head:
-                self._check_sizes(bytes(raw))
-            self._feed(data, raw)
+            self._check_part_sizes(raw)
+            # A method is parsed when it is whole: part of one that is merely unknown could not be told from nonsense.
+            if not _METHOD_SO_FAR.fullmatch(raw):
+                octets = bytes(raw[partial.parsed :])
+                partial.parsed = len(raw)
+                self._feed(octets, raw)
         except Refusal as refusal:
             self._refuse(refusal)
 
@@ -311,14 +329,19 @@ class DownstreamConnection(asyncio.Protocol):
         if kind:
             self._fields.append((kind, name, value.strip(b" \t")))
 
-    def _check_sizes(self, raw: bytes) -> None:
-        """Hold a head that is larger than the smallest limit, or a part of one, to each of them."""
+    def _check_part_sizes(self, raw: bytes | bytearray) -> None:
+        """Hold a head, or the part of it that has come, to what bounds it as a whole; no work per octet in it."""
         settings = self._settings
-        eol = raw.find(b"\r\n")
-        if (eol if eol >= 0 else len(raw)) > settings.max_request_line:
-            raise UriTooLong(f"the request line exceeds {settings.max_request_line} octets (listener.max_request_line)")
+        line = settings.max_request_line
+        if len(raw) > line + 1 and raw.find(b"\r\n", 0, line + 2) < 0:  # one more may be half of the line's end
+            raise UriTooLong(f"the request line exceeds {line} octets (listener.max_request_line)")
         if len(raw) > settings.max_headers:
             raise HeadersTooLarge(f"the head exceeds {settings.max_headers} octets (listener.max_headers)")
+
+    def _check_sizes(self, raw: bytes) -> None:
+        """Hold a whole head that is larger than the smallest limit to each of them."""
+        self._check_part_sizes(raw)
+        settings = self._settings
         lines = raw.split(b"\r\n")[1:]
         if max(map(len, lines), default=0) > settings.max_header:
             raise HeadersTooLarge(f"a header exceeds {settings.max_header} octets (listener.max_header)")
@@ -338,7 +361,9 @@ class DownstreamConnection(asyncio.Protocol):
         try:
             pool = self._route(head)
         except NoRoute as refusal:
-            self.keep_alive = self.keep_alive and not head.chunked and not head.content_length
+            # What follows a CONNECT was meant for its tunnel, and is nobody's request (RFC 9110 section 9.3.6).
+            bare = not head.chunked and not head.content_length and head.method != b"CONNECT"
+            self.keep_alive = self.keep_alive and bare
             self._answer(refusal, None, head.method == b"HEAD", http11=head.http11)
             self._go_on(rest)
             return
@@ -354,7 +379,7 @@ class DownstreamConnection(asyncio.Protocol):
         forwarding = self._forwarding
         if forwarding is None:
             forwarding = self._forwarding = listener.forwarding(self._transport)
-        octets = request_for_upstream(head, target, dependency.host_line, forwarding, b"_" in raw)
+        octets = request_for_upstream(head, target, dependency.host_line, forwarding, raw.find(b"_") >= 0)
         exchange = self._exchange = Exchange(self, pool, head, octets, self._deadlines)
         listener.in_flight += 1
         if head.chunked:
@@ -418,7 +443,7 @@ class DownstreamConnection(asyncio.Protocol):
             exchange.on_request_body(data)
             return
         self._state = _BUSY
-        self.deadline = NEVER
+        self._owe_nothing()
         rest = b""
         if left < 0:
             rest = data[left:]
@@ -444,7 +469,7 @@ class DownstreamConnection(asyncio.Protocol):
                 exchange.on_request_body(body)
             return
         self._state = _BUSY
-        self.deadline = NEVER
+        self._owe_nothing()
         self._decoder = None
         decoder.release()
         if body:
@@ -458,7 +483,12 @@ class DownstreamConnection(asyncio.Protocol):
             if self._reading and not self.awaits_continue and not self._write_blocked:
                 self._wait_until(self._deadlines.now + self._settings.body_timeout)
             else:
-                self.deadline = NEVER
+                self._owe_nothing()
+
+    def _owe_nothing(self) -> None:
+        """The application owes no octets at present. That it reads its response is another matter."""
+        if not self._write_blocked:
+            self.deadline = NEVER
 
     def expect_body(self) -> None:
         """The upstream has said 100: now the application owes its body."""
@@ -483,7 +513,7 @@ class DownstreamConnection(asyncio.Protocol):
     def resume_reading(self) -> None:
         """It is wanted again."""
         transport = self._transport
-        if not self._reading and not transport.is_closing():
+        if not self._reading and not transport.is_closing() and len(self._held) <= self._settings.max_read_ahead:
             self._reading = True
             transport.resume_reading()
             self._set_body_deadline()
@@ -506,7 +536,7 @@ class DownstreamConnection(asyncio.Protocol):
             # delimited by the close itself would look whole, so that is a reset.
             self.keep_alive = False
             if exchange.delimited_by_close:
-                self._close()
+                self._reset()
             else:
                 self._linger()
             return
@@ -520,10 +550,15 @@ class DownstreamConnection(asyncio.Protocol):
     @property
     def persists(self) -> bool:
         """Whether the connection may serve another request behind the present response."""
-        return self.keep_alive and not self._listener.draining
+        return self.keep_alive and not self._listener.draining and not self._sent_last
+
+    @property
+    def _sent_last(self) -> bool:
+        """Whether the application has closed its side, and the present request is the last that it sent."""
+        return self._half_closed and not self._held
 
     def _after_response(self) -> None:
-        if not self.keep_alive:
+        if not self.keep_alive or self._sent_last:
             self._linger()
             return
         self._state = _HEAD
@@ -574,9 +609,7 @@ class DownstreamConnection(asyncio.Protocol):
     def _fault(self, refusal: Refusal) -> None:
         """The application broke a request that is an exchange already."""
         self.keep_alive = False
-        if self._decoder is not None:
-            self._decoder.release()
-            self._decoder = None
+        self._drop_decoder()
         cast("Exchange", self._exchange).on_client_fault(refusal)
 
     def _answer(self, refusal: Refusal, dependency: str | None, head_only: bool, *, http11: bool = True) -> None:
@@ -598,8 +631,12 @@ class DownstreamConnection(asyncio.Protocol):
         self._drop_decoder()
         if transport.is_closing():
             return
-        self._wait_until(self._deadlines.now + _LINGER_S)
-        if transport.can_write_eof():
+        if transport.get_write_buffer_size():  # a slow client has not got it all: leave it as long as it takes any
+            self._unsent_before = unsent(transport)
+            self._wait_until(self._deadlines.now + self._idle_s())
+        else:
+            self._wait_until(self._deadlines.now + _LINGER_S)
+        if transport.can_write_eof() and not self._half_closed:
             transport.write_eof()
             self.resume_reading()
         else:
@@ -609,6 +646,12 @@ class DownstreamConnection(asyncio.Protocol):
         """End the connection at once; what is not flushed is lost."""
         self._end()
         self._transport.abort()
+
+    def _reset(self) -> None:
+        """End the connection with RST: behind FIN, what has come would pass for the whole response."""
+        with contextlib.suppress(OSError, AttributeError):  # no socket any more; a Unix one knows no RST
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._close()
 
     def _end(self) -> None:
         """The connection is over: let go of everything, once."""
@@ -630,8 +673,15 @@ class DownstreamConnection(asyncio.Protocol):
             self._decoder.release()
             self._decoder = None
 
+    def end(self) -> None:
+        """The sidecar stops: a request without an answer gets one, the rest of an answer is cut, the client told."""
+        if self._exchange is not None:
+            self._exchange.on_drain_over()
+        elif self._state == _HEAD:
+            self._linger()
+
     def close(self) -> None:
-        """End the connection because the sidecar stops."""
+        """End the connection at once, because the sidecar stops."""
         self._close()
 
     def _idle_s(self) -> float:

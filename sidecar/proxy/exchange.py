@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidecar.errors import BodyTooLarge, Refusal, RequestTimeout, UpstreamTimeout
+from sidecar.errors import BodyTooLarge, Draining, Refusal, RequestTimeout, UpstreamTimeout
 from sidecar.proxy.chunked import encode_chunk, encode_end
 from sidecar.proxy.framing import RequestHead, ResponseHead
 from sidecar.proxy.headers import response_for_downstream
@@ -132,7 +132,7 @@ class Exchange:
         if not (connection.reused and self.head.method in _IDEMPOTENT):
             self._octets = None
         connection.begin(self, octets, self.head.method == b"HEAD", self._response_due())
-        if not self._request_over:
+        if not connection.write_blocked:  # which what has just been written may have done
             self._downstream.resume_reading()
 
     def on_no_connection(self, refusal: Refusal) -> None:
@@ -153,6 +153,7 @@ class Exchange:
         self._request_over = True
         if self.head.chunked:
             self._send(encode_end(trailers))
+        self._downstream.resume_reading()  # nothing more has to be sent on, and a client that leaves must be noticed
         if self._upstream is not None and not self._head_sent:
             self._upstream.wait_until(self._response_due())
 
@@ -291,15 +292,12 @@ class Exchange:
         """The upstream reads more slowly than the application sends."""
         if not self._request_over:
             self._downstream.pause_reading()
-            if self._upstream is not None and not self._head_sent:
-                self._upstream.wait_until(min(self._deadlines.now + self._pool.dependency.idle_s, self.total_deadline))
 
     def on_upstream_writable(self) -> None:
         """The upstream has caught up."""
-        if not self._request_over:
-            self._downstream.resume_reading()
-            if self._upstream is not None and not self._head_sent:
-                self._upstream.wait_until(self._response_due())
+        self._downstream.resume_reading()
+        if self._upstream is not None and not self._head_sent:
+            self._upstream.wait_until(self._response_due())  # `first_byte` counts from when the request has left
 
     def on_downstream_blocked(self) -> None:
         """The application reads more slowly than the upstream sends."""
@@ -316,6 +314,10 @@ class Exchange:
     def on_client_gone(self) -> None:
         """The application has left: end the upstream's part at once."""
         self._finish()
+
+    def on_drain_over(self) -> None:
+        """The sidecar stops, and the time for this exchange to end by itself is over."""
+        self._refuse(Draining("the sidecar is shutting down and its drain_timeout is over; ask again elsewhere"))
 
     def on_client_fault(self, refusal: Refusal) -> None:
         """The application broke its own request. That is not the upstream's failure."""

@@ -23,7 +23,6 @@ FORWARDED_HOST: Final = 11
 FORWARDED: Final = 12
 DATE: Final = 13
 UNDERSCORED: Final = 14  # may be another field's alias to an upstream that maps "-" to "_" (CGI, WSGI)
-VIA: Final = 15
 
 _KIND_BY_NAME: Final[dict[bytes, int]] = {
     b"host": HOST,
@@ -44,13 +43,12 @@ _KIND_BY_NAME: Final[dict[bytes, int]] = {
     b"x-forwarded-host": FORWARDED_HOST,
     b"forwarded": FORWARDED,
     b"date": DATE,
-    b"via": VIA,
 }
 
-ALIASED: Final = frozenset(_KIND_BY_NAME) | {b"authorization", b"cookie", b"x-real-ip", b"x-forwarded-port"}
+ALIASED: Final = frozenset(_KIND_BY_NAME) | {b"authorization", b"cookie", b"via", b"x-forwarded-port", b"x-real-ip"}
 """Fields whose underscore spelling is always dropped, because upstreams decide by them."""
 
-_UNSTRIPPABLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"via", b"connection"})
+_UNSTRIPPABLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"via", b"connection", b"expect"})
 
 _MAX_SPELLINGS: Final = 2048  # a bound on memory, not a limit: past it, spellings are classified each time
 _MAX_SPELLING: Final = 48

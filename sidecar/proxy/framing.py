@@ -24,13 +24,16 @@ from sidecar.proxy.fields import (
     TRANSFER_ENCODING,
     ConnectionOptions,
     connection_options,
+    tokens,
 )
 
 Field = tuple[int, bytes, bytes]
 """Kind (see `fields`), name as spelled, value without surrounding white space."""
 
 # reg-name, IPv4 or bracketed IPv6, and a port (RFC 9110 section 4.2.1 by way of RFC 3986 section 3.2.2). No userinfo.
-_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?")
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?")
+_known_hosts: Final[set[bytes]] = set()
+_MAX_KNOWN_HOSTS: Final = 1024  # a bound on memory; an application names few hosts
 _ABSOLUTE: Final = re.compile(rb"http://([^/?]*)(.*)", re.IGNORECASE)
 _CODING: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t \x21-\x7e\x80-\xff]*))?")
@@ -136,7 +139,7 @@ def parse_request_head(raw: bytes, fields: list[Field]) -> RequestHead:
     encodings: list[bytes] | None = None
     connection: bytes | None = None
     expects = False
-    for kind, _, value in fields:
+    for kind, name, value in fields:
         if kind == HOST:
             if host is not None:
                 raise BadRequest("there must be one Host field")
@@ -151,6 +154,8 @@ def parse_request_head(raw: bytes, fields: list[Field]) -> RequestHead:
             encodings = [*(encodings or ()), value]
         elif kind == EXPECT:
             expects = http11 and value.lower() == b"100-continue"
+        elif kind == HOP and name.lower() == b"proxy-connection" and b"close" in tokens(value):
+            connection = b"close" if connection is None else connection + b",close"  # llhttp heeds it as well
     if method in _FOREIGN_METHODS:
         raise NotImplementedMethod(f"the method {method.decode('ascii')} is not carried")
     head.method = method
@@ -166,18 +171,25 @@ def parse_request_head(raw: bytes, fields: list[Field]) -> RequestHead:
     head.content_length = length or 0
     head.expects_continue = expects and (head.chunked or head.content_length > 0)
     head.absolute = False
-    if target[0] != 47:  # "/": every other form is rare
+    if target[:1] != b"/":  # every other form is rare; llhttp lets an empty one through behind CONNECT
         target, host = _other_form(head, target, host)
-    elif b"#" in target:
+    elif target.find(b"#") >= 0:  # not `in`, which for bytes first tries the needle as an integer
         raise BadRequest("the target must not have a fragment")
     if host is None:
         if http11:
             raise BadRequest("an HTTP/1.1 request must have a Host field")
-    elif not _HOST.fullmatch(host):
-        raise BadRequest("the Host field is not a host name with an optional port")
+    elif host not in _known_hosts:
+        _check_host(host)
     head.target = target
     head.host = host
     return head
+
+
+def _check_host(host: bytes) -> None:
+    if not _HOST.fullmatch(host):
+        raise BadRequest("the Host field is not a host name with an optional port")
+    if len(_known_hosts) < _MAX_KNOWN_HOSTS and len(host) <= 128:
+        _known_hosts.add(host)
 
 
 def _check_request_codings(encodings: list[bytes], http11: bool, length: int | None) -> None:
@@ -317,6 +329,8 @@ def parse_response_head(raw: bytes, fields: list[Field]) -> ResponseHead:
             encodings = [*(encodings or ()), value]
         elif kind == HOP or kind == TE:
             hop_by_hop.append(name)
+            if name.lower() == b"proxy-connection" and b"close" in tokens(value):
+                connection = b"close" if connection is None else connection + b",close"  # llhttp heeds it as well
     if length is not None and head.status < 205 and head.status != 200:
         hop_by_hop.extend(_lengths_that_must_not_be(head.status, fields))
     head.http11 = http11

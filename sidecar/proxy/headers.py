@@ -41,7 +41,7 @@ _KEEP_ALIVE: Final = b"\r\nConnection: keep-alive"
 
 def cut(block: bytes, name: bytes) -> bytes:
     """`block` without its first line whose name is spelled `name`."""
-    start = block.find(b"\r\n%b:" % name)
+    start = block.find(b"\r\n" + name + b":")
     if start < 0:
         return block
     end = block.find(b"\r\n", start + 2)
@@ -50,7 +50,7 @@ def cut(block: bytes, name: bytes) -> bytes:
 
 def replace(block: bytes, name: bytes, line: bytes) -> bytes:
     """`block` with `line`, led by CRLF, in place of its first line whose name is spelled `name`."""
-    start = block.find(b"\r\n%b:" % name)
+    start = block.find(b"\r\n" + name + b":")
     end = block.find(b"\r\n", start + 2)
     return block[:start] + line + block[end:] if end >= 0 else block[:start] + line
 
@@ -107,8 +107,9 @@ class Forwarding:
             return block, b""
         chain = [self._for]
         kinds = set()
+        named = head.options.named
         for kind, name, value in brought:
-            if not believed:
+            if not believed or name.lower() in named:
                 block = cut(block, name)
             elif kind == FORWARDED_FOR:
                 block = cut(block, name)
@@ -191,12 +192,12 @@ def max_forwards(head: RequestHead) -> int:
     Raises:
         BadRequest: it is not a number.
     """
-    for kind, _, value in head.fields:
-        if kind == MAX_FORWARDS:
-            if not value.isdigit() or len(value) > 9:
-                raise BadRequest("Max-Forwards must be a number")
-            return int(value)
-    return -1
+    values = [value for kind, _, value in head.fields if kind == MAX_FORWARDS]
+    if not values:
+        return -1
+    if len(values) > 1 or not values[0].isdigit() or len(values[0]) > 9:
+        raise BadRequest("Max-Forwards must be a number, stated once")
+    return int(values[0])
 
 
 def _without_aliases(head: RequestHead, block: bytes) -> bytes:

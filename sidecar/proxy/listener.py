@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 from sidecar.config import Listener as Settings
+from sidecar.errors import ConnectionLimited, Overloaded, Refusal
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.headers import Forwarding
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
 from sidecar.runtime.deadlines import Deadlines
+from sidecar.runtime.descriptors import too_few_for_application
 
 _UNIX_PEER: Final = "127.0.0.1"  # whoever opens a socket file is on this host
+_GONE_PEER: Final = "0.0.0.0"  # whom nobody should trust
 
 
 class Listener:
@@ -43,13 +47,14 @@ class Listener:
         self.deadlines = deadlines
         self.scheme = scheme
         self.careless_head = min(
-            settings.max_request_line, settings.max_header, settings.max_headers, settings.max_header_count * 5
+            settings.max_request_line, settings.max_header, settings.max_headers, settings.max_header_count * 4
         )
         self.keepalive_s: float = settings.keepalive_timeout
         self.draining = False
         self.in_flight = 0
         self.last_request = deadlines.now
         self._connections: set[DownstreamConnection] = set()
+        self._last_gone = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Listener connections={len(self._connections)} in_flight={self.in_flight} draining={self.draining}>"
@@ -59,24 +64,38 @@ class Listener:
         """How many connections the application has open here."""
         return len(self._connections)
 
+    @property
+    def flushing(self) -> bool:
+        """Whether a part of an answer has yet to leave one of them."""
+        return any(connection.flushing for connection in self._connections)
+
     def __call__(self) -> DownstreamConnection:
         return DownstreamConnection(self)
 
-    def admit(self, connection: DownstreamConnection) -> bool:
-        """Take in a new connection. False: there are too many, and it must be turned away."""
-        if len(self._connections) >= self.settings.max_connections:
-            return False
+    def admit(self, connection: DownstreamConnection, transport: asyncio.BaseTransport) -> Refusal | None:
+        """Take in a new connection, or say why it must be turned away."""
+        limit = self.settings.max_connections
+        if len(self._connections) >= limit:
+            return ConnectionLimited(f"this listener carries {limit} connections already (listener.max_connections)")
+        if too_few_for_application(transport):
+            return Overloaded("the sidecar has too few descriptors left for another connection (ulimit -n)")
         self._connections.add(connection)
-        return True
+        self._last_gone.clear()
+        return None
 
     def on_connection_lost(self, connection: DownstreamConnection) -> None:
         """A connection has ended."""
         self._connections.discard(connection)
+        if not self._connections:
+            self._last_gone.set()
 
     def forwarding(self, transport: asyncio.Transport) -> Forwarding:
         """The X-Forwarded lines of a connection."""
         peer = transport.get_extra_info("peername")
-        address = peer[0] if isinstance(peer, tuple) else _UNIX_PEER
+        if isinstance(peer, tuple):
+            address = peer[0]
+        else:  # the name of a Unix peer, as a rule empty; none where a client has left before it could be asked for
+            address = _GONE_PEER if peer is None else _UNIX_PEER
         return Forwarding(self.settings.forwarded, address, self.scheme, self.settings.trusted_proxies)
 
     # What aiohttp's ServerRunner calls.
@@ -87,7 +106,16 @@ class Listener:
             connection.close()
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  (ServerRunner passes it)
-        """Close what is left. The drain has been waited for before."""
+        """Answer or cut what the drain has left, and close it: each when its client has noticed, all in `timeout`."""
+        for connection in list(self._connections):
+            connection.end()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._last_gone.wait(), timeout)
+        self.abort()
+        await asyncio.sleep(0)  # let the transports report their end
+
+    def abort(self) -> None:
+        """Close every connection at once."""
         for connection in list(self._connections):
             connection.close()
-        await asyncio.sleep(0)  # let the transports report their end

@@ -8,12 +8,14 @@ class PartialHead:
 
     Attributes:
         data: what has come so far; once `add` has returned a position, exactly the head.
+        parsed: how many octets of it a parser has been shown; its user's to keep.
     """
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "parsed")
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.parsed = 0
 
     def add(self, data: bytes) -> int:
         """Take in another read.

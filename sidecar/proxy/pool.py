@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from sidecar.errors import ConcurrencyLimited, Overloaded, Refusal, UpstreamFailure, UpstreamTimeout
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.runtime.deadlines import NEVER, Deadlines
 from sidecar.runtime.dependency import Dependency
+from sidecar.runtime.descriptors import too_few_for_dependency
 
 # Ours, not the dependency's: no descriptor, no local port, no memory.
 _LOCAL_ERRORS: Final = frozenset(
@@ -111,9 +113,11 @@ class Pool:
 
     def leave(self, waiter: Waiter) -> None:
         """`waiter` wants no connection any more. An attempt that nobody else waits for is given up."""
-        self._waiting.pop(waiter, None)
+        if waiter not in self._waiting:
+            return
+        del self._waiting[waiter]
         if len(self._dials) > len(self._waiting):
-            newest = next(reversed(self._dials))
+            newest, _ = self._dials.popitem()
             newest.cancel()
 
     def give_back(self, connection: UpstreamConnection) -> None:
@@ -139,7 +143,8 @@ class Pool:
         self._closed = True
         for connection in list(self._idle):
             connection.close()
-        for dial in list(self._dials):
+        while self._dials:
+            dial, _ = self._dials.popitem()
             dial.cancel()
 
     def _serve(self, connection: UpstreamConnection) -> None:
@@ -160,7 +165,7 @@ class Pool:
             dial.start()
 
     def _dialed(self, dial: _Dial, connection: UpstreamConnection | None, refusal: Refusal | None) -> None:
-        """A connection attempt has ended: with a connection, with a refusal, or (cancelled) with neither."""
+        """A connection attempt that was not given up has ended: with a connection or with a refusal."""
         del self._dials[dial]
         if connection is not None:
             if self._waiting:
@@ -172,6 +177,8 @@ class Pool:
             waiter = next(iter(self._waiting))
             del self._waiting[waiter]
             waiter.on_no_connection(refusal)
+        if self._waiting:
+            self._dial_for_waiters()  # of those that the limit kept from an attempt of their own
 
     def busy(self) -> ConcurrencyLimited:
         """The refusal for a request that has waited in vain for one of too few connections."""
@@ -184,13 +191,13 @@ class Pool:
 class _Dial:
     """One attempt to connect."""
 
-    __slots__ = ("_deadlines", "_pool", "_task", "_timed_out", "deadline", "watched")
+    __slots__ = ("_connection", "_deadlines", "_pool", "_task", "deadline", "watched")
 
     def __init__(self, pool: Pool, deadlines: Deadlines) -> None:
         self._pool = pool
         self._deadlines = deadlines
         self._task: asyncio.Task[None] | None = None
-        self._timed_out = False
+        self._connection: UpstreamConnection | None = None
         self.deadline = NEVER
         self.watched = NEVER
 
@@ -200,42 +207,57 @@ class _Dial:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def cancel(self) -> None:
+        """End the attempt without a word to the pool. The task may not have run yet, so nothing is left to it."""
+        self._deadlines.forget(self)
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # whose exception refers to its frame, and that to this object
+        if self._connection is not None:  # which may be whole, and lost with the task's result
+            self._connection.close()
+            self._connection = None
 
     def on_deadline(self) -> None:
-        self.deadline = NEVER
-        self._timed_out = True
         self.cancel()
+        refusal = UpstreamTimeout(
+            f"{self._name} did not accept a connection within {self._pool.connect_s:g} s (timeout.connect)",
+            "connection_timeout",
+        )
+        self._pool._dialed(self, None, refusal)
 
     async def _run(self) -> None:
         connection: UpstreamConnection | None = None
         refusal: Refusal | None = None
         try:
             connection = await self._connect()
-        except asyncio.CancelledError:
-            if self._timed_out:
-                refusal = UpstreamTimeout(
-                    f"{self._name} did not accept a connection within {self._pool.connect_s:g} s (timeout.connect)",
-                    "connection_timeout",
-                )
         except OSError as error:
             refusal = self._explain(error)
-        finally:
-            self._deadlines.forget(self)
-            self._pool._dialed(self, connection, refusal)
+        except Exception as error:  # noqa: BLE001  a defect: it is reported, and the waiter does not wait for ever
+            refusal = UpstreamFailure(f"no connection to {self._name}: {error}", "destination_unavailable")
+            context = {"message": f"connecting to {self._name} failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+        self._deadlines.forget(self)
+        self._connection = None
+        if connection is not None and not connection.usable:
+            connection.close()
+            connection = None
+            refusal = UpstreamFailure(f"{self._name} closed the connection before it answered", "connection_terminated")
+        self._pool._dialed(self, connection, refusal)
 
     async def _connect(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()  # whose types ask for a subclass of asyncio.Protocol
         upstream = self._pool.dependency.settings.upstream
         if upstream.unix_path is not None:
-            _, connection = await loop.create_unix_connection(self._make, upstream.unix_path)
+            transport, connection = await loop.create_unix_connection(self._make, upstream.unix_path)
         else:
-            _, connection = await loop.create_connection(self._make, upstream.host, upstream.port)
-        return connection
+            transport, connection = await loop.create_connection(self._make, upstream.host, upstream.port)
+        if too_few_for_dependency(transport):
+            transport.abort()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return cast("UpstreamConnection", connection)
 
     def _make(self) -> UpstreamConnection:
-        return UpstreamConnection(self._pool, self._deadlines)
+        self._connection = UpstreamConnection(self._pool, self._deadlines)
+        return self._connection
 
     @property
     def _name(self) -> str:
@@ -245,9 +267,15 @@ class _Dial:
         if isinstance(error, socket.gaierror):
             host = self._pool.dependency.settings.upstream.host
             return UpstreamFailure(f"the name {host} of {self._name} does not resolve", "dns_error")
+        if error.errno == errno.EAGAIN and self._pool.dependency.settings.upstream.unix_path is not None:
+            return UpstreamFailure(
+                f"{self._name} does not accept: the backlog of its socket is full", "connection_refused"
+            )
         if error.errno in _LOCAL_ERRORS:
             return Overloaded(f"no connection to {self._name} could be made: {error.strerror} (on this side)")
         if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
             return UpstreamFailure(f"{self._name} cannot be reached: {error.strerror}", "destination_ip_unroutable")
+        if error.errno == errno.ECONNRESET:
+            return UpstreamFailure(f"{self._name} broke the connection before it answered", "connection_terminated")
         reason = error.strerror or "Connection refused at every address"
         return UpstreamFailure(f"no connection to {self._name}: {reason}", "connection_refused")

@@ -49,8 +49,10 @@ def unsent(transport: asyncio.WriteTransport) -> int:
     return size + int(struct.unpack("i", packed)[0])
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection:
     """One connection to a dependency.
+
+    An asyncio protocol by its methods, not by inheritance, which a compiled class could not have.
 
     Args:
         pool: to which it belongs.
@@ -65,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         # per connection
         "_born",
         "_deadlines",
+        "_paused",
         "_pool",
         "_transport",
         "_write_blocked",
@@ -76,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_exchange",
         "_fields",
         "_head_only",
+        "_interim",
         "_keep_alive",
         "_parser",
         "_partial",
@@ -92,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadlines = deadlines
         self._born = deadlines.now
         self._write_blocked = False
+        self._paused = False
         self._unsent_before = 0
         self.reused = False
         self.deadline = NEVER
@@ -105,6 +110,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._remaining = 0
         self._head_only = False
         self._keep_alive = False
+        self._interim = 0
         self.touched = False
 
     def __repr__(self) -> str:
@@ -134,6 +140,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _HEAD
         self._head_only = head_only
         self.touched = False
+        self._interim = 0
         self.deadline = deadline
         if deadline < self.watched:
             self._deadlines.watch(self)
@@ -153,6 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
     def pause_reading(self) -> None:
         """The application reads more slowly than the upstream sends. Our pause is not the upstream's silence."""
         if self._open:
+            self._paused = True
             self._transport.pause_reading()
             if self._state != _HEAD:
                 self.deadline = NEVER
@@ -160,6 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
     def resume_reading(self) -> None:
         """The application has caught up."""
         if self._open:
+            self._paused = False
             self._transport.resume_reading()
             if self._state != _HEAD:
                 self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
@@ -180,7 +189,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def release(self) -> None:
         """The exchange is over. Back to the pool if another request can follow, else closed."""
-        if self._state == _OVER and self._keep_alive and not self._write_blocked:
+        young = self._deadlines.now < self._born + self._pool.max_age_s
+        if self._state == _OVER and self._keep_alive and young and not self._write_blocked:
+            if self._paused:  # for the application that is still reading this response, not the next one's
+                self._paused = False
+                self._transport.resume_reading()
             self.park()
             self.reused = True
             self._pool.give_back(self)
@@ -193,12 +206,17 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._exchange = None
         self._finish()
-        self._transport.abort()
+        transport: asyncio.Transport | None = getattr(self, "_transport", None)
+        if transport is not None:
+            transport.abort()
 
     # -- what the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self._state == _CLOSED:  # given up while it was being made
+            self._transport.abort()
+            return
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -217,11 +235,14 @@ class UpstreamConnection(asyncio.Protocol):
             if exchange is not None:
                 exchange.on_response_end([])
             self.close()
+        elif self._write_blocked:  # the transport would close behind a flush that may never come
+            self._fail(self._ended("closed the connection"))
 
     def pause_writing(self) -> None:
         self._write_blocked = True
         if self._exchange is not None:
             self._unsent_before = unsent(self._transport)
+            self._wait_while_blocked(self._exchange)
             self._exchange.on_upstream_blocked()
 
     def resume_writing(self) -> None:
@@ -234,17 +255,21 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:  # idle for too long, or too old
             self.close()
             return
-        if self._write_blocked:
+        if self._write_blocked and (self._state != _HEAD or exchange.total_deadline > self._deadlines.now):
             left = unsent(self._transport)
-            if left != self._unsent_before and exchange.total_deadline > self._deadlines.now:
+            if left != self._unsent_before:  # slow, but it reads
                 self._unsent_before = left
-                exchange.on_upstream_blocked()
+                self._wait_while_blocked(exchange)
                 return
         if self._state == _HEAD:
             exchange.on_head_overdue()
             return
         name, idle_s = self._pool.dependency.name, self._pool.dependency.idle_s
         self._fail(UpstreamTimeout(f"{name} sent nothing for {idle_s:g} s (timeout.idle) amid its response"))
+
+    def _wait_while_blocked(self, exchange: Exchange) -> None:
+        due = self._deadlines.now + self._pool.dependency.idle_s
+        self.wait_until(min(due, exchange.total_deadline) if self._state == _HEAD else due)
 
     def data_received(self, data: bytes) -> None:
         state = self._state
@@ -300,8 +325,12 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             if head.status == 101:
                 raise UpstreamFailure("the upstream switched protocols, which nobody asked for", "http_protocol_error")
-            if head.content_length or head.chunked:
-                self._parser = None  # it waits for a body, which no 1xx has
+            self._parser = (
+                None  # which may wait for a body, or take a 1xx of HTTP/1.0 for the connection's last message
+            )
+            self._interim += used
+            if self._interim > self._pool.dependency.max_response_head:
+                raise self._head_too_large()
             exchange.on_interim(head)
             data = data[used:]
             if not data or self._state != _HEAD:

@@ -11,11 +11,13 @@ from setuptools import setup
 HOT_PATH = [
     "sidecar/proxy/answers.py",
     "sidecar/proxy/chunked.py",
+    "sidecar/proxy/dispatch.py",
     "sidecar/proxy/downstream.py",
     "sidecar/proxy/exchange.py",
     "sidecar/proxy/fields.py",
     "sidecar/proxy/framing.py",
     "sidecar/proxy/headers.py",
+    "sidecar/proxy/heads.py",
     "sidecar/proxy/listener.py",
     "sidecar/proxy/partial.py",
     "sidecar/proxy/pool.py",
@@ -23,6 +25,7 @@ HOT_PATH = [
     "sidecar/proxy/upstream.py",
     "sidecar/runtime/deadlines.py",
     "sidecar/runtime/dependency.py",
+    "sidecar/runtime/descriptors.py",
 ]
 
 if os.environ.get("SIDECAR_COMPILE") == "1":

@@ -9,31 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import struct
 from typing import TYPE_CHECKING, Final, cast
 
-import httptools
-
 from sidecar.errors import (
     BadRequest,
-    ForbiddenRoute,
-    HeadersTooLarge,
     NoRoute,
-    NotImplementedMethod,
     Refusal,
     RequestTimeout,
-    UriTooLong,
 )
 from sidecar.proxy.answers import render, render_options
 from sidecar.proxy.chunked import ChunkedDecoder, ChunkedError
+from sidecar.proxy.dispatch import Dispatcher
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.fields import kind_by_spelling, kind_of
-from sidecar.proxy.framing import Field, RequestHead, parse_request_head
-from sidecar.proxy.headers import Forwarding, max_forwards, request_for_upstream
-from sidecar.proxy.partial import PartialHead
-from sidecar.proxy.pool import Pool
+from sidecar.proxy.framing import RequestHead
+from sidecar.proxy.headers import max_forwards
+from sidecar.proxy.heads import RequestReader
 from sidecar.proxy.upstream import WRITE_BUFFER_HIGH, unsent
 from sidecar.runtime.deadlines import NEVER
 
@@ -56,14 +48,8 @@ _LINGER_S: Final = 2.0
 _LINGER_LIMIT: Final = 1 << 20
 """Octets that a client may go on sending meanwhile."""
 
-_MAX_EMPTY_LINES: Final = 4
-"""Empty lines skipped in front of a request line; RFC 9112 section 2.2 asks for one."""
-
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 """SO_LINGER that makes a close a reset."""
-
-_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} ")
-_METHOD_SO_FAR: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 
 
 class DownstreamConnection:
@@ -82,14 +68,11 @@ class DownstreamConnection:
     __slots__ = (
         # per connection
         "_deadlines",
-        "_empty_lines",
-        "_forwarding",
+        "_dispatcher",
         "_half_closed",
         "_held",
-        "_host",
-        "_host_pool",
         "_listener",
-        "_parser",
+        "_reader",
         "_reading",
         "_settings",
         "_transport",
@@ -100,38 +83,31 @@ class DownstreamConnection:
         # per request
         "_decoder",
         "_exchange",
-        "_fields",
         "_lingered",
-        "_partial",
         "_remaining",
         "_state",
         "awaits_continue",
         "keep_alive",
     )
 
+    _dispatcher: Dispatcher
     _transport: asyncio.Transport  # from connection_made on, before which nothing happens
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._settings = listener.settings
         self._deadlines = listener.deadlines
-        self._forwarding: Forwarding | None = None
-        self._host: bytes | None = None  # of the last request, with the dependency that it named
-        self._host_pool: Pool | None = None
-        self._parser: httptools.HttpRequestParser | None = None
+        self._reader = RequestReader(listener.settings, listener.careless_head)
         self._held = b""
         self._reading = True
         self._half_closed = False
         self._write_blocked = False
         self._unsent_before = 0
-        self._empty_lines = 0
         self._lingered = 0
         self.deadline = NEVER
         self.watched = NEVER
         self._state = _HEAD
         self._exchange: Exchange | None = None
-        self._fields: list[Field] = []
-        self._partial: PartialHead | None = None
         self._decoder: ChunkedDecoder | None = None
         self._remaining = 0
         self.awaits_continue = False
@@ -143,7 +119,7 @@ class DownstreamConnection:
     @property
     def idle(self) -> bool:
         """Whether no request is under way or arriving, and no answer leaving."""
-        return self._state == _HEAD and self._partial is None and not self._held and not self.flushing
+        return self._state == _HEAD and not self._reader.begun and not self._held and not self.flushing
 
     @property
     def flushing(self) -> bool:
@@ -157,6 +133,7 @@ class DownstreamConnection:
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
         refusal = self._listener.admit(self, transport)
         if refusal is None:
+            self._dispatcher = self._listener.dispatcher(self._transport)
             self._wait_until(self._deadlines.now + self._listener.keepalive_s)
             return
         # No lingering here: turning away must not cost what it protects.
@@ -176,6 +153,7 @@ class DownstreamConnection:
             self._close()
         elif self._state != _LINGER and self._transport.get_write_buffer_size():
             self._linger()  # the last answer is not flushed yet
+        self._held = b""  # what stands behind an answer that is out is cancelled too
         return False  # which closes the transport once it is flushed; `_linger` bounds how long that may take
 
     def pause_writing(self) -> None:
@@ -226,7 +204,7 @@ class DownstreamConnection:
             else:
                 self._close()
         elif state == _HEAD:
-            if self._partial is not None:
+            if self._reader.begun:
                 limit = self._settings.head_timeout
                 self._refuse(RequestTimeout(f"the head was not whole after {limit:g} s (listener.head_timeout)"))
             else:
@@ -240,115 +218,16 @@ class DownstreamConnection:
     # -- heads
 
     def _read_head(self, data: bytes) -> None:
-        partial = self._partial
-        if partial is None:
-            if data[:2] == b"\r\n":
-                data = self._skip_empty_lines(data)
-                if not data:
-                    return
-            used = data.find(b"\r\n\r\n") + 4
-            if used < 4:
-                self._partial = PartialHead()
-                self._partial.add(data)
-                self._read_part_of_head(data)
-                return
-            raw = octets = data if used == len(data) else data[:used]
-        else:
-            used = partial.add(data)
-            if used < 0:
-                self._read_part_of_head(data)
-                return
-            octets = bytes(partial.data[partial.parsed :])
-            raw = self._skip_empty_lines(bytes(partial.data))
-            self._partial = None
-            if not raw:
-                if self._state == _HEAD and used < len(data):
-                    self._read_head(data[used:])
-                return
+        reader = self._reader
+        waiting = reader.begun
         try:
-            if len(raw) > self._listener.careless_head:
-                self._check_sizes(raw)
-            self._feed(octets, raw)
-            fields = self._fields
-            self._fields = []
-            head = parse_request_head(raw, fields)
-            if head.chunked or head.content_length:
-                self._parser = None  # it waits for the body, which it is not shown
-            self._begin(head, raw, data[used:] if used < len(data) else b"")
+            head = reader.read(data)
+            if head is not None:
+                self._begin(head, reader.raw, reader.rest)
+            elif reader.begun and not waiting:
+                self._wait_until(self._deadlines.now + self._settings.head_timeout)
         except Refusal as refusal:
             self._refuse(refusal)
-
-    def _read_part_of_head(self, data: bytes) -> None:
-        """The head goes on in a later read. What is there is parsed already, so that garbage is noticed at once."""
-        partial = cast("PartialHead", self._partial)
-        raw = partial.data
-        if len(raw) == len(data):
-            self._wait_until(self._deadlines.now + self._settings.head_timeout)
-        if raw[:2] == b"\r\n":  # an empty line in front of the request line, cut in two by the reads
-            self._partial = None
-            self._read_head(bytes(raw))
-            return
-        try:
-            self._check_part_sizes(raw)
-            # A method is parsed when it is whole: part of one that is merely unknown could not be told from nonsense.
-            if not _METHOD_SO_FAR.fullmatch(raw):
-                octets = bytes(raw[partial.parsed :])
-                partial.parsed = len(raw)
-                self._feed(octets, raw)
-        except Refusal as refusal:
-            self._refuse(refusal)
-
-    def _skip_empty_lines(self, data: bytes) -> bytes:
-        while data[:2] == b"\r\n":
-            data = data[2:]
-            self._empty_lines += 1
-            if self._empty_lines > _MAX_EMPTY_LINES:
-                self._refuse(BadRequest("there are too many empty lines in front of the request line"))
-                return b""
-        return data
-
-    def _feed(self, octets: bytes, raw: bytes | bytearray) -> None:
-        if self._parser is None:
-            self._parser = httptools.HttpRequestParser(self)
-        try:
-            self._parser.feed_data(octets)
-        except httptools.HttpParserUpgrade:
-            self._parser = None  # the head asks for CONNECT or Upgrade, after which it would parse nothing more
-        except httptools.HttpParserInvalidMethodError:
-            if _METHOD.match(raw):
-                raise NotImplementedMethod("the method is not one that this proxy carries") from None
-            raise BadRequest("the method is malformed") from None
-        except httptools.HttpParserError as error:
-            raise BadRequest(f"the request is malformed: {error}") from None
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        try:
-            kind = kind_by_spelling[name]
-        except KeyError:
-            kind = kind_of(name)
-        if kind:
-            self._fields.append((kind, name, value.strip(b" \t")))
-
-    def _check_part_sizes(self, raw: bytes | bytearray) -> None:
-        """Hold a head, or the part of it that has come, to what bounds it as a whole; no work per octet in it."""
-        settings = self._settings
-        line = settings.max_request_line
-        if len(raw) > line + 1 and raw.find(b"\r\n", 0, line + 2) < 0:  # one more may be half of the line's end
-            raise UriTooLong(f"the request line exceeds {line} octets (listener.max_request_line)")
-        if len(raw) > settings.max_headers:
-            raise HeadersTooLarge(f"the head exceeds {settings.max_headers} octets (listener.max_headers)")
-
-    def _check_sizes(self, raw: bytes) -> None:
-        """Hold a whole head that is larger than the smallest limit to each of them."""
-        self._check_part_sizes(raw)
-        settings = self._settings
-        lines = raw.split(b"\r\n")[1:]
-        if max(map(len, lines), default=0) > settings.max_header:
-            raise HeadersTooLarge(f"a header exceeds {settings.max_header} octets (listener.max_header)")
-        if len(lines) - 2 > settings.max_header_count:
-            raise HeadersTooLarge(
-                f"there are more than {settings.max_header_count} headers (listener.max_header_count)"
-            )
 
     # -- a request begins
 
@@ -356,30 +235,20 @@ class DownstreamConnection:
         """The head is whole and sound: find its dependency and hand it on, then what follows it."""
         listener = self._listener
         self.keep_alive = head.keep_alive
-        self._empty_lines = 0
         listener.last_request = self._deadlines.now
         try:
-            pool = self._route(head)
+            pool = self._dispatcher.route(head)
         except NoRoute as refusal:
             # What follows a CONNECT was meant for its tunnel, and is nobody's request (RFC 9110 section 9.3.6).
             bare = not head.chunked and not head.content_length and head.method != b"CONNECT"
             self.keep_alive = self.keep_alive and bare
+            self._hold(rest)  # first: whether more requests have come decides whether this answer is the last one
             self._answer(refusal, None, head.method == b"HEAD", http11=head.http11)
-            self._go_on(rest)
             return
         if head.method == b"OPTIONS" and max_forwards(head) == 0:
             self._answer_options(head, rest)
             return
-        dependency = pool.dependency
-        target = head.target
-        if dependency.strip and listener.pool is None and target != b"*" and self._by_prefix(target, pool):
-            target = target[dependency.strip :]
-            if target[:1] != b"/":
-                target = b"/" + target
-        forwarding = self._forwarding
-        if forwarding is None:
-            forwarding = self._forwarding = listener.forwarding(self._transport)
-        octets = request_for_upstream(head, target, dependency.host_line, forwarding, raw.find(b"_") >= 0)
+        octets = self._dispatcher.octets(head, raw, pool)
         exchange = self._exchange = Exchange(self, pool, head, octets, self._deadlines)
         listener.in_flight += 1
         if head.chunked:
@@ -400,35 +269,6 @@ class DownstreamConnection:
         exchange.start()
         if rest:
             self.data_received(rest)
-
-    def _route(self, head: RequestHead) -> Pool:
-        """The dependency that a request names, by the listener it came to or by what it says."""
-        listener = self._listener
-        pool = listener.pool
-        if head.method == b"CONNECT":
-            if listener.router.by_authority(head.target) is None:
-                raise ForbiddenRoute("no dependency has the host and port that CONNECT asks for")
-            raise NotImplementedMethod("CONNECT is not carried yet; use the dependency's URL at this sidecar instead")
-        if head.absolute:
-            named = listener.router.by_authority(head.host or b"")
-            if named is None or (pool is not None and named is not pool):
-                raise ForbiddenRoute("no dependency has the host and port that the request's target names")
-            return named
-        if pool is not None:
-            return pool
-        host = head.host
-        if host != self._host or host is None:
-            self._host = host
-            self._host_pool = listener.router.by_host(host) if host else None
-        pool = self._host_pool or listener.router.by_path(head.target)
-        if pool is None:
-            raise NoRoute("neither the Host nor the path of the request belongs to a dependency; see hosts and prefix")
-        return pool
-
-    def _by_prefix(self, target: bytes, pool: Pool) -> bool:
-        """Whether the path begins with the dependency's prefix, also where it was Host that chose it."""
-        prefix = pool.dependency.prefix
-        return target.startswith(prefix) and target[len(prefix) : len(prefix) + 1] in (b"", b"/", b"?")
 
     # -- bodies
 
@@ -601,9 +441,7 @@ class DownstreamConnection:
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer a request that became no exchange."""
-        self._partial = None
-        self._parser = None
-        self._fields = []
+        self._reader.release()
         self._answer(refusal, dependency=None, head_only=False)
 
     def _fault(self, refusal: Refusal) -> None:
@@ -618,10 +456,10 @@ class DownstreamConnection:
         self._after_response()
 
     def _answer_options(self, head: RequestHead, rest: bytes) -> None:
+        self._hold(rest)
         self.keep_alive = self.persists and not head.chunked and not head.content_length
         self.write(render_options(close=not self.keep_alive))
         self._after_response()
-        self._go_on(rest)
 
     def _linger(self) -> None:
         """Send FIN behind the last answer, and read on for a while: closing at once could reset it away."""
@@ -659,8 +497,7 @@ class DownstreamConnection:
             return
         self._state = _CLOSED
         self._held = b""
-        self._partial = None
-        self._parser = None
+        self._reader.release()
         self._drop_decoder()
         self._deadlines.forget(self)
         self._listener.on_connection_lost(self)

@@ -8,6 +8,7 @@ from typing import Final
 
 from sidecar.config import Listener as Settings
 from sidecar.errors import ConnectionLimited, Overloaded, Refusal
+from sidecar.proxy.dispatch import Dispatcher
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.headers import Forwarding
 from sidecar.proxy.pool import Pool
@@ -89,14 +90,15 @@ class Listener:
         if not self._connections:
             self._last_gone.set()
 
-    def forwarding(self, transport: asyncio.Transport) -> Forwarding:
-        """The X-Forwarded lines of a connection."""
+    def dispatcher(self, transport: asyncio.Transport) -> Dispatcher:
+        """What finds the dependencies that the requests of a connection are for."""
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             address = peer[0]
         else:  # the name of a Unix peer, as a rule empty; none where a client has left before it could be asked for
             address = _GONE_PEER if peer is None else _UNIX_PEER
-        return Forwarding(self.settings.forwarded, address, self.scheme, self.settings.trusted_proxies)
+        forwarding = Forwarding(self.settings.forwarded, address, self.scheme, self.settings.trusted_proxies)
+        return Dispatcher(self.router, self.pool, forwarding)
 
     # What aiohttp's ServerRunner calls.
 

@@ -8,13 +8,10 @@ import struct
 import termios
 from typing import TYPE_CHECKING, Final, cast
 
-import httptools
-
 from sidecar.errors import Refusal, UpstreamFailure, UpstreamTimeout
 from sidecar.proxy.chunked import ChunkedDecoder, ChunkedError
-from sidecar.proxy.fields import kind_by_spelling, kind_of
-from sidecar.proxy.framing import Field, ResponseHead, parse_response_head
-from sidecar.proxy.partial import PartialHead
+from sidecar.proxy.framing import ResponseHead
+from sidecar.proxy.heads import ResponseReader
 from sidecar.runtime.deadlines import NEVER, Deadlines
 
 if TYPE_CHECKING:
@@ -77,12 +74,9 @@ class UpstreamConnection:
         # per request
         "_decoder",
         "_exchange",
-        "_fields",
         "_head_only",
-        "_interim",
         "_keep_alive",
-        "_parser",
-        "_partial",
+        "_reader",
         "_remaining",
         "_state",
         "_unsent_before",
@@ -103,14 +97,11 @@ class UpstreamConnection:
         self.watched = NEVER
         self._state = _IDLE
         self._exchange: Exchange | None = None
-        self._parser: httptools.HttpResponseParser | None = None
-        self._partial: PartialHead | None = None
+        self._reader = ResponseReader(pool.dependency.max_response_head)
         self._decoder: ChunkedDecoder | None = None
-        self._fields: list[Field] = []
         self._remaining = 0
         self._head_only = False
         self._keep_alive = False
-        self._interim = 0
         self.touched = False
 
     def __repr__(self) -> str:
@@ -140,7 +131,7 @@ class UpstreamConnection:
         self._state = _HEAD
         self._head_only = head_only
         self.touched = False
-        self._interim = 0
+        self._reader.expect()
         self.deadline = deadline
         if deadline < self.watched:
             self._deadlines.watch(self)
@@ -296,72 +287,20 @@ class UpstreamConnection:
     def _read_head(self, data: bytes) -> None:
         """Read interim heads and the final one, and what follows it in the same read."""
         self.touched = True
-        while True:
-            if self._partial is None:
-                used = data.find(b"\r\n\r\n") + 4
-                if used < 4:
-                    self._partial = PartialHead()
-                    self._partial.add(data)
-                    self._read_part_of_head(data)
-                    return
-                raw = data if used == len(data) else data[:used]
-                self._feed(raw)
-            else:
-                used = self._partial.add(data)
-                if used < 0:
-                    self._read_part_of_head(data)
-                    return
-                raw = bytes(self._partial.data)
-                self._feed(data[:used])
-            if len(raw) > self._pool.dependency.max_response_head:
-                raise self._head_too_large()
-            head = parse_response_head(raw, self._fields)
-            self._fields = []
-            self._partial = None
+        reader = self._reader
+        at = 0
+        while at < len(data):
+            head = reader.read(data, at)
             exchange = self._exchange
-            assert exchange is not None
+            if head is None or exchange is None:
+                return
+            at = reader.end
             if head.status >= 200:
-                self._begin_body(exchange, head, data[used:])
+                self._begin_body(exchange, head, data[at:])
                 return
             if head.status == 101:
                 raise UpstreamFailure("the upstream switched protocols, which nobody asked for", "http_protocol_error")
-            self._parser = (
-                None  # which may wait for a body, or take a 1xx of HTTP/1.0 for the connection's last message
-            )
-            self._interim += used
-            if self._interim > self._pool.dependency.max_response_head:
-                raise self._head_too_large()
             exchange.on_interim(head)
-            data = data[used:]
-            if not data or self._state != _HEAD:
-                return
-
-    def _read_part_of_head(self, data: bytes) -> None:
-        """The head goes on in a later read. What is there is parsed already, so that garbage is noticed at once."""
-        self._feed(data)
-        if len(cast("PartialHead", self._partial).data) > self._pool.dependency.max_response_head:
-            raise self._head_too_large()
-
-    def _feed(self, octets: bytes) -> None:
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
-        try:
-            self._parser.feed_data(octets)
-        except httptools.HttpParserUpgrade:
-            self._parser = None
-        except httptools.HttpParserError as error:
-            self._parser = None
-            raise UpstreamFailure(
-                f"the upstream's response is not valid HTTP: {error}", "http_protocol_error"
-            ) from None
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        try:
-            kind = kind_by_spelling[name]
-        except KeyError:
-            kind = kind_of(name)
-        if kind:
-            self._fields.append((kind, name, value.strip(b" \t")))
 
     # -- bodies
 
@@ -371,10 +310,10 @@ class UpstreamConnection:
         status = head.status
         if self._head_only or status == 204 or status == 304:
             if self._head_only or head.content_length or head.chunked:
-                self._parser = None  # it waits for the body that the head announces
+                self._reader.skip(None)  # its parser waits for the body that the head announces
             self._end_or_go_on(exchange, head, rest, 0)
         elif head.chunked:
-            self._parser = None
+            self._reader.skip(None)
             self._decoder = ChunkedDecoder(self._pool.dependency.max_response_head)
             body = self._decode(rest) if rest else b""
             done = self._decoder.done
@@ -386,7 +325,7 @@ class UpstreamConnection:
         elif head.content_length is not None:
             self._end_or_go_on(exchange, head, rest, head.content_length)
         else:
-            self._parser = None
+            self._reader.skip(None)
             self._keep_alive = False
             self._state = _UNTIL_CLOSE
             self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
@@ -396,7 +335,7 @@ class UpstreamConnection:
         have = len(rest)
         bodiless = self._head_only or head.status == 204 or head.status == 304
         if have < length:
-            self._parser = None
+            self._reader.skip(None)
             self._remaining = length - have
             self._state = _LENGTH
             self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
@@ -405,8 +344,8 @@ class UpstreamConnection:
         if have > length:
             self._keep_alive = False
             rest = rest[:length]
-        if rest and self._parser is not None:
-            self._parser.feed_data(rest)  # keeps it in step, so that it serves the next response too
+        if rest:
+            self._reader.skip(rest)
         self._state = _OVER
         exchange.on_response(head, rest, True, bodiless=bodiless)
 
@@ -464,13 +403,6 @@ class UpstreamConnection:
             return UpstreamFailure(f"{name} {what} within the head of its response", "connection_terminated")
         return UpstreamFailure(f"{name} {what} within the body of its response", "http_response_incomplete")
 
-    def _head_too_large(self) -> UpstreamFailure:
-        limit = self._pool.dependency.max_response_head
-        return UpstreamFailure(
-            f"the head of the upstream's response exceeds {limit} octets (max_response_head)",
-            "http_response_header_section_size",
-        )
-
     def _fail(self, refusal: Refusal) -> None:
         exchange = self._exchange
         self.close()
@@ -479,10 +411,9 @@ class UpstreamConnection:
 
     def _finish(self) -> None:
         self._state = _CLOSED
-        self._parser = None
+        self._reader.release()
         if self._decoder is not None:
             self._decoder.release()
             self._decoder = None
-        self._partial = None
         self._deadlines.forget(self)
         self._pool.forget(self)

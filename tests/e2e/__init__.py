@@ -1,0 +1,1 @@
+"""The whole thing on real sockets: the sidecar as a process, raw clients before it, raw upstreams behind it."""

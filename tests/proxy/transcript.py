@@ -1,0 +1,507 @@
+"""A stage for the data plane without sockets: both far ends of a proxied conversation, and a clock moved by hand.
+
+A test reads like a transcript: the client sends, the upstream gets, the upstream sends, the client gets. Everything
+between them is the real thing: listener, pool, both connections, exchange and deadlines. Only the event loop and the
+transports are stand-ins; they do nothing unless a test makes them, so the outcome never depends on timing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, NamedTuple
+
+from sidecar.config import Config, load_text
+from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.listener import Listener
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.routing import Router
+from sidecar.runtime.deadlines import TICK_S, Deadlines
+from sidecar.runtime.dependency import Dependency
+
+_HIGH = 65_536  # asyncio's own default, until the protocol says otherwise
+
+
+def message(start: str, *fields: str, body: str | bytes = b"") -> bytes:
+    """A message from its start line, its field lines and its body."""
+    octets = body.encode("latin-1") if isinstance(body, str) else body
+    return "\r\n".join((start, *fields, "", "")).encode("latin-1") + octets
+
+
+# The shortest request and answer, as each side sees them.
+GET = message("GET /a HTTP/1.1", "Host: app")
+GET_UPSTREAM = message("GET /a HTTP/1.1", "Host: payments:8080", "Via: 1.1 sidecar")
+OK = message("HTTP/1.1 200 OK", "Date: x", "Content-Length: 2", body="hi")
+OK_DOWNSTREAM = message("HTTP/1.1 200 OK", "Date: x", "Content-Length: 2", "Via: 1.1 sidecar", body="hi")
+
+
+class Clock:
+    """Monotonic seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class StageLoop(asyncio.AbstractEventLoop):
+    """An event loop that runs what is ready when it is told to, and dials through `dial`."""
+
+    def __init__(self) -> None:
+        self.dial: Callable[[Callable[[], Any], object], Awaitable[Any]]
+        self.faults: list[dict[str, Any]] = []
+        self._ready: deque[asyncio.Handle] = deque()
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        return asyncio.TimerHandle(delay, callback, args, self, context)  # which never rings: time is moved by hand
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Any, **_: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=self)
+
+    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:
+        return await self.dial(factory, (host, port))
+
+    async def create_unix_connection(self, factory: Any, path: Any = None, **_: Any) -> Any:
+        return await self.dial(factory, path)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.faults.append(context)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(before)
+
+    def settle(self) -> None:
+        """Run what is ready, and what becomes ready by it, until nothing is."""
+        with self.running():
+            while self._ready:
+                handle = self._ready.popleft()
+                if not handle.cancelled():
+                    handle._run()
+
+
+class _Socket:
+    """What the proxy asks of a socket: its number, and to make its close a reset."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.no_linger = False
+        self._descriptor = descriptor
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        if (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER):
+            self.no_linger = True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
+class StageTransport(asyncio.Transport):
+    """The proxy's end of a connection. As strict as uvloop's: no write behind a close or an end of file."""
+
+    def __init__(self, loop: StageLoop, protocol: Any, descriptor: int) -> None:
+        super().__init__()
+        self._loop = loop
+        self._protocol = protocol
+        self._socket = _Socket(descriptor)
+        self._high = _HIGH
+        self._buffer = bytearray()
+        self._arrived: deque[bytes] = deque()  # at the proxy's kernel, not read yet; b"" is FIN
+        self._closing = False
+        self._lost = False
+        self._full = False
+        self.reading = True
+        self.flowing = True  # the far end reads
+        self.flushed = bytearray()  # what the far end has
+        self.writes = 0
+        self.pauses = 0
+        self.eof = False
+        self.aborted = False
+        self.unsent_at_abort = 0
+
+    # what the proxy calls
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"peername": ("127.0.0.1", 50_000), "socket": self._socket}.get(name, default)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = _HIGH if high is None else high
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._buffer)
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self._closing, "write behind close"
+        assert not self.eof, "write behind end of file"
+        assert data, "write of nothing"
+        self.writes += 1
+        self._buffer += data
+        self._flush()
+        if len(self._buffer) > self._high and not self._full:
+            self._full = True
+            self._protocol.pause_writing()
+
+    def write_eof(self) -> None:
+        assert not self._closing, "end of file behind close"
+        self.eof = True
+
+    def pause_reading(self) -> None:
+        assert not self._closing, "pause behind close"
+        assert self.reading, "paused twice"
+        self.reading = False
+        self.pauses += 1
+
+    def resume_reading(self) -> None:
+        assert not self._closing, "resume behind close"
+        assert not self.reading, "resumed without a pause"
+        self.reading = True
+        self._loop.call_soon(self._deliver)
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._flush()
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.unsent_at_abort = len(self._buffer)
+        self._buffer.clear()
+        self._closing = True
+        self._lose(None)
+
+    # what the far end does
+
+    def arrive(self, data: bytes) -> None:
+        self._arrived.append(data)
+        self._deliver()
+
+    def fail(self, error: Exception | None) -> None:
+        """The connection is gone, whatever was under way."""
+        self._closing = True
+        self._buffer.clear()
+        self._lose(error)
+
+    def drain(self, size: int | None = None) -> None:
+        """The far end takes `size` octets of what is buffered, or all."""
+        size = len(self._buffer) if size is None else size
+        self.flushed += self._buffer[:size]
+        del self._buffer[:size]
+        if self._full and len(self._buffer) <= self._high // 4:
+            self._full = False
+            self._protocol.resume_writing()
+        if self._closing:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.flowing:
+            self.flushed += self._buffer
+            self._buffer.clear()
+        if self._closing and not self._buffer:
+            self._lose(None)
+
+    def _deliver(self) -> None:
+        while self._arrived and self.reading and not self._closing:
+            data = self._arrived.popleft()
+            if data:
+                self._protocol.data_received(data)
+            elif not self._protocol.eof_received():
+                self.close()
+
+    def _lose(self, error: Exception | None) -> None:
+        if not self._lost:
+            self._lost = True
+            self._loop.call_soon(self._protocol.connection_lost, error)
+
+
+class Answer(NamedTuple):
+    """A response that the client got, taken apart."""
+
+    status: int
+    fields: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        """The code of an answer of the sidecar's own."""
+        return str(json.loads(self.body)["error"])
+
+    @property
+    def detail(self) -> str:
+        return str(json.loads(self.body)["detail"])
+
+    @property
+    def proxy_error(self) -> str:
+        return self.fields["proxy-status"].partition("error=")[2].partition(";")[0]
+
+
+class Peer:
+    """A far end: the application's client, or the upstream's server."""
+
+    def __init__(
+        self, stage: Conversation, transport: StageTransport, address: object = None, protocol: object = None
+    ) -> None:
+        self._stage = stage
+        self.transport = transport
+        self.address = address
+        self.protocol = protocol
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.ended}>"
+
+    def sends(self, *octets: bytes) -> None:
+        """Send, each argument in a read of its own."""
+        for part in octets:
+            self._stage.do(self.transport.arrive, part)
+
+    def sends_at_once(self, octets: bytes) -> None:
+        """Send, and leave the loop as it is in the middle of things."""
+        with self._stage.loop.running():
+            self.transport.arrive(octets)
+
+    def half_closes(self) -> None:
+        """Send FIN."""
+        self._stage.do(self.transport.arrive, b"")
+
+    def resets(self) -> None:
+        """Send RST."""
+        self._stage.do(self.transport.fail, ConnectionResetError(104, "Connection reset by peer"))
+
+    def closes(self) -> None:
+        """Be gone at once, without an error."""
+        self._stage.do(self.transport.fail, None)
+
+    def stops_reading(self) -> None:
+        self.transport.flowing = False
+
+    def reads(self, size: int) -> None:
+        """Read `size` octets and stop again."""
+        self._stage.do(self.transport.drain, size)
+
+    def reads_on(self) -> None:
+        self.transport.flowing = True
+        self._stage.do(self.transport.drain)
+
+    def takes(self) -> bytes:
+        """Everything that has come since."""
+        octets = bytes(self.transport.flushed)
+        self.transport.flushed.clear()
+        return octets
+
+    def gets(self, expected: bytes) -> None:
+        """Exactly these octets have come since."""
+        assert self.takes() == expected
+
+    def gets_nothing(self) -> None:
+        self.gets(b"")
+
+    def gets_answer(self) -> Answer:
+        """One whole response has come since, delimited by its Content-Length."""
+        head, _, body = self.takes().partition(b"\r\n\r\n")
+        status, *lines = head.decode("latin-1").split("\r\n")
+        fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        assert len(body) == int(fields["content-length"])
+        return Answer(int(status.split(" ")[1]), fields, body)
+
+    def gets_refusal(self, status: int, code: str) -> Answer:
+        """One whole answer of the sidecar's own has come."""
+        answer = self.gets_answer()
+        assert (answer.status, answer.code) == (status, code)
+        assert answer.fields["content-type"] == "application/problem+json"
+        return answer
+
+    @property
+    def ended(self) -> str:
+        """How the proxy has ended the connection: open, fin (it still reads), closed or reset."""
+        transport = self.transport
+        if transport.aborted:
+            return "reset" if transport._socket.no_linger else "closed"
+        return "closed" if transport.is_closing() else "fin" if transport.eof else "open"
+
+
+@functools.cache
+def _load(text: str) -> Config:
+    return load_text(text, "stage", {}).config
+
+
+class Conversation:
+    """The stage: one listener, its dependencies, and who connects to whom.
+
+    Args:
+        listener: keys of the listener; `forwarded` is off unless given, for shorter transcripts.
+        shared: the listener is the shared one; else it belongs to the dependency `payments`.
+        others: further dependencies, by name.
+        keys: of the dependency `payments`.
+    """
+
+    def __init__(
+        self,
+        *,
+        listener: dict[str, Any] | None = None,
+        shared: bool = False,
+        others: dict[str, dict[str, Any]] | None = None,
+        **keys: Any,
+    ) -> None:
+        document = {
+            "listener": {"forwarded": "off", **(listener or {})},
+            "dependencies": {"payments": {"upstream": "http://payments:8080", **keys}, **(others or {})},
+        }
+        config = _load(json.dumps(document))
+        self.clock = Clock()
+        self.loop = StageLoop()
+        self.loop.dial = self._dial
+        self.deadlines = Deadlines(self.clock)
+        self.deadlines.start(self.loop)
+        self.pools = {
+            name: Pool(Dependency(settings), self.deadlines) for name, settings in config.dependencies.items()
+        }
+        self.pool = self.pools["payments"]
+        router: Router[Pool] = Router(
+            (self.pools[name], settings.hosts, settings.prefix, settings.upstream.port)
+            for name, settings in config.dependencies.items()
+        )
+        self.listener = Listener(config.listener, router, None if shared else self.pool, self.deadlines)
+        self.descriptor = -1  # of the next connection
+        # Of an attempt to connect: accept, hang (until `accepts` or `refuses`), reset (behind the handshake), late
+        # (the transport comes even when it is not wanted any more), or what fails it.
+        self.dialing: str | BaseException = "accept"
+        self.dialed: list[object] = []
+        self._hanging: deque[asyncio.Future[None]] = deque()
+        self._arriving: deque[Peer] = deque()
+        self._peers: list[Peer] = []
+
+    def do(self, step: Callable[..., object], *args: Any) -> None:
+        """Let something happen, and everything that follows from it."""
+        with self.loop.running():
+            step(*args)
+        self.loop.settle()
+
+    def client(self) -> Peer:
+        """The application opens a connection."""
+        protocol = self.listener()
+        transport = StageTransport(self.loop, protocol, self.descriptor)
+        peer = Peer(self, transport, protocol=protocol)
+        self._peers.append(peer)
+        self.do(protocol.connection_made, transport)
+        return peer
+
+    def upstream(self) -> Peer:
+        """The upstream's end of the next connection that the proxy has made."""
+        assert self._arriving, "the proxy has made no further connection"
+        return self._arriving.popleft()
+
+    @property
+    def no_upstream(self) -> bool:
+        """Whether the proxy has made no connection beside those already seen."""
+        return not self._arriving
+
+    def accepts(self) -> None:
+        """The upstream accepts the connection attempt that has hung longest."""
+        self._hanging.popleft().set_result(None)
+        self.loop.settle()
+
+    def refuses(self, error: OSError) -> None:
+        """The connection attempt that has hung longest fails."""
+        self._hanging.popleft().set_exception(error)
+        self.loop.settle()
+
+    @property
+    def hanging(self) -> int:
+        """Connection attempts that nobody has answered nor given up."""
+        return sum(not attempt.done() for attempt in self._hanging)
+
+    async def _dial(self, factory: Callable[[], Any], address: object) -> Any:
+        self.dialed.append(address)
+        if isinstance(self.dialing, BaseException):
+            raise self.dialing
+        if self.dialing == "hang":
+            await self._hang()
+        protocol = factory()
+        transport = StageTransport(self.loop, protocol, self.descriptor)
+        peer = Peer(self, transport, address)
+        self._peers.append(peer)
+        try:
+            if self.dialing == "late":
+                await self._hang()
+        finally:
+            protocol.connection_made(transport)
+        if self.dialing == "reset":
+            transport.fail(ConnectionResetError(104, "Connection reset by peer"))
+            await asyncio.sleep(0)
+        else:
+            self._arriving.append(peer)
+        return transport, protocol
+
+    async def _hang(self) -> None:
+        attempt = self.loop.create_future()
+        self._hanging.append(attempt)
+        try:
+            await attempt
+        finally:
+            if attempt in self._hanging:
+                self._hanging.remove(attempt)
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass, tick by tick."""
+        end = self.clock.seconds + seconds
+        while self.clock.seconds < end:
+            self.clock.seconds = min(end, self.clock.seconds + TICK_S)
+            self.do(self.deadlines.advance)
+
+    def stands_still(self, seconds: float) -> None:
+        """The process does not run for a while."""
+        self.clock.seconds += seconds
+        self.do(self.deadlines.advance)
+
+    def is_at_rest(self) -> bool:
+        """Whether no request is under way anywhere."""
+        return self.listener.in_flight == 0 and all(
+            "active=0" in repr(pool) and "connecting=0 waiting=0" in repr(pool) for pool in self.pools.values()
+        )
+
+    def leaves_nothing(self) -> None:
+        """Everybody goes home: nothing is left behind in the listener, the pools or the wheel."""
+        self.loop.settle()
+        for peer in self._peers:
+            if isinstance(peer.protocol, DownstreamConnection):
+                self.do(peer.protocol.close)
+        for pool in self.pools.values():
+            self.do(pool.close)
+        self.loop.settle()
+        assert self.loop.faults == []
+        assert self.listener.in_flight == 0
+        assert self.listener.connections == 0
+        for name, pool in self.pools.items():
+            assert repr(pool) == f"<Pool {name} active=0 idle=0 connecting=0 waiting=0>"
+        assert self.deadlines.watched == 0
+        for peer in self._peers:
+            assert peer.ended in ("closed", "reset")

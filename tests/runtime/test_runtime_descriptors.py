@@ -1,0 +1,37 @@
+"""Whom the last descriptors are kept for."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+
+import pytest
+
+from sidecar.runtime.descriptors import too_few_for_application, too_few_for_dependency
+from tests.proxy.transcript import StageLoop, StageTransport
+
+
+def _transport(descriptor: int) -> StageTransport:
+    return StageTransport(StageLoop(), None, descriptor)
+
+
+@pytest.mark.parametrize(
+    ("limit", "application", "dependency"),
+    [
+        (1024, 1024 - 64, 1024 - 32),
+        (256, 256 - 64, 256 - 32),
+        (64, 48, 56),
+        (resource.RLIM_INFINITY, (1 << 30) - 64, (1 << 30) - 32),
+    ],
+)
+def test_application_is_turned_away_first_and_dependencies_next(
+    monkeypatch: pytest.MonkeyPatch, limit: int, application: int, dependency: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert [too_few_for_application(_transport(number)) for number in (application - 1, application)] == [False, True]
+    assert [too_few_for_dependency(_transport(number)) for number in (dependency - 1, dependency)] == [False, True]
+
+
+def test_transport_without_a_socket_takes_no_descriptor() -> None:
+    assert not too_few_for_application(asyncio.Transport())
+    assert not too_few_for_dependency(asyncio.Transport())

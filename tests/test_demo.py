@@ -80,7 +80,6 @@ def printed_commands(demo: Demo) -> list[str]:
     return re.findall(r"^ +(curl .*)$", demo.printed, re.MULTILINE)
 
 
-@pytest.mark.system("curl")
 def test_the_three_lines_that_it_prints_work(demo: Demo) -> None:
     curl = need("curl")
     answers = []

@@ -224,6 +224,8 @@ class DownstreamConnection:
             head = reader.read(data)
             if head is not None:
                 self._begin(head, reader.raw, reader.rest)
+            elif self._half_closed:
+                self._linger()  # no more can come, so what has come is no request
             elif reader.begun and not waiting:
                 self._wait_until(self._deadlines.now + self._settings.head_timeout)
         except Refusal as refusal:

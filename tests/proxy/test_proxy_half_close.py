@@ -81,11 +81,13 @@ def test_answers_of_the_proxys_own_do_not_end_it_early(converse) -> None:
 
 def test_options_answered_here_do_not_end_it_early(talk) -> None:
     client = talk.client()
-    client.sends(message("OPTIONS * HTTP/1.1", "Host: app", "Max-Forwards: 0") + GET + GET)
+    client.sends(GET + message("OPTIONS * HTTP/1.1", "Host: app", "Max-Forwards: 0") + GET)
     client.half_closes()
     upstream = talk.upstream()
     upstream.sends(OK)
-    assert b"\r\nConnection: close\r\n" not in client.takes()
+    octets = client.takes()
+    assert octets.startswith(OK_DOWNSTREAM + b"HTTP/1.1 200 ")
+    assert b"\r\nConnection: close\r\n" not in octets
     upstream.sends(OK)
     client.gets(_LAST)
     assert client.ended == "closed"
@@ -144,3 +146,14 @@ def test_without_leave_fin_between_two_answers_cancels_the_rest(converse) -> Non
     upstream.gets_nothing()
     assert client.ended == "closed"
     assert talk.is_at_rest()
+
+
+@pytest.mark.parametrize("tail", [b"\r\n", b"GET /b HT"], ids=["an empty line", "part of a head"])
+def test_what_can_become_no_request_any_more_does_not_keep_the_connection(converse, tail: bytes) -> None:
+    talk = converse(listener={"allow_half_close": True})
+    client = talk.client()
+    client.sends(GET + tail)
+    client.half_closes()
+    talk.upstream().sends(OK)
+    talk.passes(3)
+    assert client.ended != "open"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.runtime.deadlines import TICK_S
 from tests.proxy.transcript import GET, OK, OK_DOWNSTREAM, Conversation, Peer, message
 
 _MUCH = 100_000  # more than a transport may buffer, or than is taken while there is no connection
@@ -53,8 +54,11 @@ def test_whole_request_that_is_read_slowly_for_ever_has_until_total(converse, he
     for _ in range(19):
         talk.passes(3)
         upstream.reads(1000)
+    talk.passes(2.9)
     client.gets_nothing()
-    talk.passes(3.1)
+    for _ in range(8):  # without a rest
+        talk.passes(TICK_S)
+        upstream.reads(1)
     assert "(timeout.total)" in client.gets_refusal(504, "DOWNSTREAM_TIMEOUT").detail
     assert upstream.ended == "closed"
 

@@ -87,7 +87,7 @@ class Listener(Section):
 
 
 class Metrics(Section):
-    """The read-only port: /metrics, /livez, /readyz."""
+    """The read-only port: /livez and /readyz."""
 
     listen: ListenAddress = _key("127.0.0.1:21090", 'Address of the read-only port; ":21090" is all interfaces.')
 
@@ -158,7 +158,7 @@ class Config(Section):
         "127.0.0.1:21080", "The shared port, which selects a dependency by host or path. Null: there is none."
     )
     listener: Listener = _key(Listener, "Settings for every port that takes an application's requests.")
-    metrics: Metrics = _key(Metrics, "The read-only port: /metrics, /livez, /readyz.")
+    metrics: Metrics = _key(Metrics, "The read-only port: /livez and /readyz.")
     drain_idle: Seconds = _key("1s", "When stopping: serve on until no request has come for this long.")
     drain_timeout: Seconds = _key("25s", "When stopping: longest time to serve on.")
     defaults: Defaults = _key(Defaults, "Keys merged, at any depth, under every dependency.")

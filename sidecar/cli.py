@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sidecar import __version__
@@ -74,9 +74,20 @@ def _load(path: str) -> Config | None:
 def _run(arguments: argparse.Namespace) -> int:
     with _lean_start():
         from sidecar.app import run
-        from sidecar.errors import StartError
+    return _serve(arguments.config, run)
 
-    config = _load(arguments.config)
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from sidecar.demo import run_demo
+
+    return _serve(arguments.config, run_demo)
+
+
+def _serve(path: str, run: Callable[[Config], int]) -> int:
+    """Run what a configuration describes, until it is told to stop."""
+    from sidecar.errors import StartError
+
+    config = _load(path)
     if config is None:
         return _INVALID
     _log_to_stderr()
@@ -125,21 +136,6 @@ def _schema(_: argparse.Namespace) -> int:
 
     print(json.dumps(json_schema(), indent=2))
     return 0
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    config = _load(arguments.config)
-    if config is None:
-        return _INVALID
-    from sidecar.demo import run_demo
-    from sidecar.errors import StartError
-
-    _log_to_stderr()
-    try:
-        return run_demo(config)
-    except StartError as error:
-        print(f"sidecar: {error}", file=sys.stderr)
-        return _INVALID
 
 
 def _log_to_stderr() -> None:

@@ -8,7 +8,7 @@ is whole; the octets themselves are kept, because they are what travels on.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
@@ -30,11 +30,18 @@ _METHOD_SO_FAR: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 class HeadReader:
     """What the two readers share: the fields that llhttp reports, and the head that is not whole yet."""
 
-    __slots__ = ("_fields", "_partial")
+    __slots__ = ("_fields", "_parser", "_partial")
 
     def __init__(self) -> None:
         self._fields: list[Field] = []
+        self._parser: Any = None  # one of httptools, made when there is something to read
         self._partial: PartialHead | None = None
+
+    def release(self) -> None:
+        """Let go of the parser, which refers back to this object, and of what has come."""
+        self._parser = None
+        self._partial = None
+        self._fields = []
 
     @property
     def begun(self) -> bool:
@@ -63,22 +70,15 @@ class RequestReader(HeadReader):
         rest: the octets behind it in the same read.
     """
 
-    __slots__ = ("_careless", "_empty_lines", "_limits", "_parser", "raw", "rest")
+    __slots__ = ("_careless", "_empty_lines", "_limits", "raw", "rest")
 
     def __init__(self, limits: Limits, careless: int) -> None:
         super().__init__()
         self._limits = limits
         self._careless = careless
         self._empty_lines = 0
-        self._parser: httptools.HttpRequestParser | None = None
         self.raw = b""
         self.rest = b""
-
-    def release(self) -> None:
-        """Let go of the parser, which refers back to this object, and of what has come."""
-        self._parser = None
-        self._partial = None
-        self._fields = []
 
     def read(self, data: bytes) -> RequestHead | None:
         """Take in a read. None: no head is whole yet, and all of the read is taken in.
@@ -189,20 +189,13 @@ class ResponseReader(HeadReader):
         end: position in the last read behind the head that `read` gave back.
     """
 
-    __slots__ = ("_interim", "_limit", "_parser", "end")
+    __slots__ = ("_interim", "_limit", "end")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
         self._interim = 0
         self.end = 0
-        self._parser: httptools.HttpResponseParser | None = None
-
-    def release(self) -> None:
-        """Let go of the parser, which refers back to this object, and of what has come."""
-        self._parser = None
-        self._partial = None
-        self._fields = []
 
     def expect(self) -> None:
         """A request is out: what comes now is its response, with a limit of its own."""

@@ -179,7 +179,8 @@ class UpstreamFailure(Refusal):
     Args:
         detail: what happened, in words.
         proxy_error: one of connection_refused, connection_terminated, http_protocol_error, dns_error,
-            destination_unavailable, http_response_incomplete (RFC 9209 section 2.3).
+            destination_ip_unroutable, destination_unavailable, http_response_header_section_size,
+            http_response_incomplete (RFC 9209 section 2.3).
     """
 
     code, status, proxy_error = "DOWNSTREAM_FAILURE", 502, "destination_unavailable"

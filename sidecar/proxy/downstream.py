@@ -150,7 +150,7 @@ class DownstreamConnection:
             self._half_closed = True
             return True
         if self._exchange is not None:
-            self._close()
+            self.close()
         elif self._state != _LINGER and self._transport.get_write_buffer_size():
             self._linger()  # the last answer is not flushed yet
         self._held = b""  # what stands behind an answer that is out is cancelled too
@@ -158,8 +158,7 @@ class DownstreamConnection:
 
     def pause_writing(self) -> None:
         self._write_blocked = True
-        self._unsent_before = unsent(self._transport)
-        self._wait_until(self._deadlines.now + self._idle_s())
+        self._wait_while_it_reads()
         if self._exchange is not None:
             self._exchange.on_downstream_blocked()
 
@@ -192,28 +191,26 @@ class DownstreamConnection:
         elif state == _LINGER:
             self._lingered += len(data)
             if self._lingered > _LINGER_LIMIT:
-                self._close()
+                self.close()
 
     def on_deadline(self) -> None:
         state = self._state
         if self._write_blocked or (state == _LINGER and self._transport.get_write_buffer_size()):
-            left = unsent(self._transport)
-            if left != self._unsent_before:
-                self._unsent_before = left
-                self._wait_until(self._deadlines.now + self._idle_s())
+            if unsent(self._transport) != self._unsent_before:  # slow, but it reads
+                self._wait_while_it_reads()
             else:
-                self._close()
+                self.close()
         elif state == _HEAD:
             if self._reader.begun:
                 limit = self._settings.head_timeout
                 self._refuse(RequestTimeout(f"the head was not whole after {limit:g} s (listener.head_timeout)"))
             else:
-                self._close()
+                self.close()
         elif state in (_LENGTH, _CHUNKED):
             limit = self._settings.body_timeout
             self._fault(RequestTimeout(f"nothing of the body came for {limit:g} s (listener.body_timeout)"))
         elif state == _LINGER:
-            self._close()
+            self.close()
 
     # -- heads
 
@@ -472,8 +469,7 @@ class DownstreamConnection:
         if transport.is_closing():
             return
         if transport.get_write_buffer_size():  # a slow client has not got it all: leave it as long as it takes any
-            self._unsent_before = unsent(transport)
-            self._wait_until(self._deadlines.now + self._idle_s())
+            self._wait_while_it_reads()
         else:
             self._wait_until(self._deadlines.now + _LINGER_S)
         if transport.can_write_eof() and not self._half_closed:
@@ -482,7 +478,7 @@ class DownstreamConnection:
         else:
             transport.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """End the connection at once; what is not flushed is lost."""
         self._end()
         self._transport.abort()
@@ -491,7 +487,7 @@ class DownstreamConnection:
         """End the connection with RST: behind FIN, what has come would pass for the whole response."""
         with contextlib.suppress(OSError, AttributeError):  # no socket any more; a Unix one knows no RST
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self._close()
+        self.close()
 
     def _end(self) -> None:
         """The connection is over: let go of everything, once."""
@@ -519,13 +515,12 @@ class DownstreamConnection:
         elif self._state == _HEAD:
             self._linger()
 
-    def close(self) -> None:
-        """End the connection at once, because the sidecar stops."""
-        self._close()
-
-    def _idle_s(self) -> float:
+    def _wait_while_it_reads(self) -> None:
+        """Look again when a client that takes no octet for that long has stopped reading."""
         exchange = self._exchange
-        return exchange.idle_s if exchange is not None else self._settings.keepalive_timeout
+        self._unsent_before = unsent(self._transport)
+        idle_s = exchange.idle_s if exchange is not None else self._listener.keepalive_s
+        self._wait_until(self._deadlines.now + idle_s)
 
     def _wait_until(self, deadline: float) -> None:
         self.deadline = deadline

@@ -48,17 +48,19 @@ clean:
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
+# The lock is whole, so pip resolves nothing (--no-deps): left to itself, it looks for the newest version of what is
+# locked without the extra that another package asks for, and then refuses that for want of a hash.
 $(STAMP): requirements/test.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --require-hashes -r requirements/test.txt
+	$(PIP) install --no-deps --require-hashes -r requirements/test.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(BENCH_STAMP): requirements/bench.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(BENCH_VENV)
-	$(PIP:$(BIN)/%=$(BENCH_VENV)/bin/%) install --require-hashes -r requirements/bench.txt
+	$(PIP:$(BIN)/%=$(BENCH_VENV)/bin/%) install --no-deps --require-hashes -r requirements/bench.txt
 	$(PIP:$(BIN)/%=$(BENCH_VENV)/bin/%) install --no-deps --no-build-isolation --editable .
 	@touch $@
 

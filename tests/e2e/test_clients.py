@@ -116,12 +116,12 @@ def test_fin_behind_a_whole_request_cancels_it(sidecar: Sidecar, upstream: Upstr
     ends: list[Ended] = []
 
     def script(wire: Wire) -> None:
-        wire.request()
+        upstream.requests.append(wire.request())
         ends.append(wire.await_end())
 
     with upstream.play(script), sidecar.connect() as wire:
         wire.send(get("/plain/x"))
-        upstream.wire()
+        eventually(lambda: upstream.requests, "the request has come")
         wire.finish()
 
         assert wire.rest() == b""

@@ -147,15 +147,17 @@ def test_body_that_stalls_is_408_and_no_fault_of_the_upstream(
 
 def test_bad_chunk_behind_a_good_head_is_400(sidecar: Sidecar, upstream: Upstream) -> None:
     ends: list[Ended] = []
+    good = threading.Event()
 
     def script(wire: Wire) -> None:
         wire.head()
         assert wire.chunk() == b"good"
+        good.set()
         ends.append(wire.await_end())
 
     with upstream.play(script), sidecar.connect() as wire:
         wire.send(get("/plain/x", "Transfer-Encoding: chunked", method="POST") + b"4\r\ngood\r\n")
-        upstream.wire()
+        eventually(good.is_set, "the good chunk has come")  # a bad one before it would end the connection without it
         wire.send(b"bad\n")
         response = wire.response()
 

@@ -97,9 +97,11 @@ def test_requests_beyond_max_connections_wait_in_order_of_arrival(sidecar: Sidec
     with upstream.replying(gate):
         wires = send(sidecar, *(f"/two/{number}" for number in range(6)))
         gate.await_arrival("/0", "/1")
-        for number in (1, 0, 2, 3, 4, 5):
+        for turn, number in enumerate((1, 0, 2, 3, 4, 5)):
             gate.let_through(f"/{number}")
             assert wires[number].response().status == 200
+            # Each connection is read by a thread of its own: what comes next must be there before it is overtaken.
+            eventually(lambda turn=turn: len(gate.arrived) == min(3 + turn, 6), "the next has its turn")
         close(wires)
 
         assert sorted(gate.arrived[:2]) == [b"/0", b"/1"]

@@ -7,28 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
+import random
 import resource
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp.http_parser
 import uvloop
 from aiohttp import web
 
+from sidecar import __version__
 from sidecar.config import Address, Config, TcpAddress, UnixAddress
-from sidecar.config import Listener as ListenerSettings
-from sidecar.control.health import health_application
+from sidecar.control.readonly import readonly_application
 from sidecar.errors import StartError
+from sidecar.proxy.answers import make_fallback
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
+from sidecar.runtime.vitals import Vitals
+from sidecar.runtime.watchdog import Watchdog
+from sidecar.telemetry.logs import AccessLog, LogSink
+from sidecar.telemetry.metrics import Exposition, Sources
+from sidecar.telemetry.transitions import log_transition
+
+if TYPE_CHECKING:
+    import pybreaker
 
 log = logging.getLogger("sidecar")
 
@@ -42,11 +54,17 @@ class App:
 
     Args:
         config: a valid configuration.
+        sink: where lines about requests go; None writes none.
+        watchdog: is fed as long as the loop turns.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, sink: LogSink | None = None, watchdog: Watchdog | None = None) -> None:
         self._config = config
+        self._sink = sink
+        self._watchdog = watchdog
         self._deadlines = Deadlines()
+        self._vitals = Vitals(self._deadlines)
+        self._housekeeping: asyncio.TimerHandle | None = None
         self._pools: dict[str, Pool] = {}
         self._listeners: list[tuple[Listener, Address]] = []
         self._runners: list[web.BaseRunner] = []
@@ -56,8 +74,22 @@ class App:
 
     def _build(self) -> None:
         config = self._config
+        access = config.access_log
+        log = None
+        if self._sink is not None:
+            log = AccessLog(self._sink, access.sample, frozenset(access.always), access.slow, random.random)
         for name, settings in config.dependencies.items():
-            self._pools[name] = Pool(Dependency(settings), self._deadlines)
+            fallback = settings.fallback
+            dependency = Dependency(
+                settings,
+                self._deadlines,
+                self._vitals,
+                config.metrics.buckets,
+                on_transition=log_transition,
+                log=log,
+                fallback=make_fallback(fallback.status, fallback.headers, fallback.body) if fallback.on else None,
+            )
+            self._pools[name] = Pool(dependency, self._deadlines)
         router: Router[Pool] = Router(
             (
                 self._pools[name],
@@ -68,15 +100,19 @@ class App:
             for name, settings in config.dependencies.items()
         )
         if config.listen is not None:
-            self._add_listener(config.listener, router, None, config.listen)
+            self._listeners.append((Listener(config.listener, router, None, self._deadlines, log=log), config.listen))
         for name, settings in config.dependencies.items():
             if settings.listen is not None:
-                self._add_listener(settings.listener, router, self._pools[name], settings.listen)
+                listener = Listener(settings.listener, router, self._pools[name], self._deadlines, log=log)
+                self._listeners.append((listener, settings.listen))
 
-    def _add_listener(
-        self, settings: ListenerSettings, router: Router[Pool], pool: Pool | None, address: Address
-    ) -> None:
-        self._listeners.append((Listener(settings, router, pool, self._deadlines), address))
+    def circuit(self, name: str) -> pybreaker.CircuitBreaker:
+        """The pybreaker of a dependency, to hang a `pybreaker.CircuitBreakerListener` on.
+
+        Raises:
+            KeyError: there is no such dependency.
+        """
+        return self._pools[name].dependency.mirror.breaker
 
     @property
     def bound(self) -> list[str]:
@@ -92,11 +128,21 @@ class App:
         _check_parts()
         _raise_descriptor_limit()
         self._deadlines.start(asyncio.get_running_loop())
+        self._keep_house()
+        sources = Sources(
+            pools=self._pools,
+            listeners=[listener for listener, _ in self._listeners],
+            deadlines=self._deadlines,
+            vitals=self._vitals,
+            version=__version__,
+            config_hash=hashlib.sha256(repr(self._config).encode()).hexdigest()[:12],
+            config_loaded_at=time.time(),
+            log_lines_dropped=lambda: 0 if self._sink is None else self._sink.dropped,
+        )
+        application = readonly_application(lambda: self._not_ready, Exposition(sources).render)
         try:
-            health = web.AppRunner(
-                health_application(lambda: self._not_ready), handle_signals=False, access_log=None, shutdown_timeout=1
-            )
-            await self._bind(health, self._config.metrics.listen, "metrics.listen", 128)
+            readonly = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1)
+            await self._bind(readonly, self._config.metrics.listen, "metrics.listen", 128)
             for listener, address in self._listeners:
                 # A protocol factory of our own stands where aiohttp's types expect web.Server; what ServerRunner
                 # asks of it is what Listener has.
@@ -107,6 +153,13 @@ class App:
             await self.stop()
             raise
         self._not_ready = None
+
+    def _keep_house(self) -> None:
+        """What is to be done once a second."""
+        self._vitals.sample()
+        if self._watchdog is not None:
+            self._watchdog.feed()
+        self._housekeeping = asyncio.get_running_loop().call_later(1.0, self._keep_house)
 
     async def _bind(self, runner: web.BaseRunner, address: Address, key: str, backlog: int) -> list[str]:
         self._runners.append(runner)
@@ -166,13 +219,22 @@ class App:
         self._runners.clear()
         for pool in self._pools.values():
             pool.close()
+            pool.dependency.admission.close()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self._deadlines.stop()
 
 
-def run(config: Config) -> int:
+def run(config: Config, sink: LogSink | None = None) -> int:
     """Run a sidecar until it is told to stop.
 
     SIGTERM and SIGINT drain; a second one ends it at once.
+
+    Args:
+        config: a valid configuration.
+        sink: where lines about requests go.
 
     Returns:
         0 after a drain, 128 plus the signal's number after a second signal.
@@ -181,7 +243,7 @@ def run(config: Config) -> int:
         StartError: it could not start.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(App(config)))
+        return runner.run(serve(App(config, sink, Watchdog())))
 
 
 async def serve(app: App) -> int:

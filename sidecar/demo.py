@@ -11,6 +11,7 @@ from aiohttp import web
 from sidecar.app import App, serve
 from sidecar.config import Config, TcpAddress
 from sidecar.errors import StartError
+from sidecar.telemetry.logs import LogSink
 
 _LONGEST_S = 60.0
 
@@ -20,6 +21,15 @@ The demo dependency listens on {upstream}, the sidecar in front of it on {listen
   curl -i  {url}/hello              # answered by the dependency, through the sidecar
   curl -i '{url}/slow?seconds=10'   # too slow: the sidecar answers 504 and says which timeout
   curl -i  {url}/hangup             # no answer at all: 502, in words
+
+and see the circuit open and close (each line shows where it stands, as Prometheus would see it):
+
+  state() {{ curl -s {metrics}/metrics | grep '^circuit_breaker_state.* 1'; }}
+  state                                                          # closed
+  for i in {fails}; do curl -s -o /dev/null {url}/fail; done; state    # open: {count} failures in a row
+  curl -i  {url}/hello; state                                    # refused at once: CIRCUIT_OPEN, and when to come back
+  sleep {wait}; state                                               # half_open: the next requests are trials
+  for i in {goods}; do curl -s {url}/hello; done; state            # closed again
 
 Ctrl-C drains and stops both.
 """
@@ -64,10 +74,11 @@ def demo_application() -> web.Application:
     return application
 
 
-def run_demo(config: Config) -> int:
+def run_demo(config: Config, sink: LogSink | None = None) -> int:
     """Run the demo dependency and a sidecar in front of it, until told to stop.
 
     Args:
+        sink: where lines about requests go.
         config: one with a shared port and a dependency named demo, whose upstream is where the demo listens and whose
             prefix the printed lines use.
 
@@ -75,10 +86,10 @@ def run_demo(config: Config) -> int:
         StartError: the configuration is not fit for that, or an address is taken.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config))
+        return runner.run(_serve(config, sink))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, sink: LogSink | None) -> int:
     demo = config.dependencies.get("demo")
     if demo is None or demo.upstream.unix_path is not None or not isinstance(config.listen, TcpAddress):
         raise StartError("the demo needs a shared TCP port and a dependency named demo with an http:// upstream")
@@ -90,10 +101,27 @@ async def _serve(config: Config) -> int:
         except OSError as error:
             raise StartError(f"the demo dependency cannot listen on {demo.upstream}: {error.strerror}") from error
         url = f"http://{config.listen}{(demo.prefix or '').rstrip('/')}"
-        print(_INVITATION.format(upstream=demo.upstream, listen=config.listen, url=url), flush=True)
-        return await serve(App(config))
+        print(_invitation(config, url), flush=True)
+        return await serve(App(config, sink))
     finally:
         await runner.cleanup()
+
+
+def _invitation(config: Config, url: str) -> str:
+    """What to try, with the thresholds that the configuration really has."""
+    demo = config.dependencies["demo"]
+    breaker = demo.circuit_breaker
+    failures = breaker.consecutive_failures or 1
+    return _INVITATION.format(
+        upstream=demo.upstream,
+        listen=config.listen,
+        url=url,
+        metrics=f"http://{config.metrics.listen}",
+        fails=" ".join(map(str, range(1, failures + 1))),
+        count=failures,
+        wait=math.ceil(breaker.open_for * 1.1),  # the longest that its jitter makes of it
+        goods=" ".join(map(str, range(1, breaker.half_open.successes + 1))),
+    )
 
 
 def _number(request: web.Request, name: str, default: float) -> float:

@@ -6,7 +6,8 @@
     └── Refusal                 an answer that the sidecar gives itself; carries code, status and Proxy-Status error
         ├── BadRequest, RequestTimeout, BodyTooLarge, UriTooLong, HeadersTooLarge, NotImplementedMethod
         ├── NoRoute, ForbiddenRoute
-        ├── ConcurrencyLimited, ConnectionLimited, Overloaded, Draining
+        ├── RateLimited, CircuitOpen, ConcurrencyLimited
+        ├── ConnectionLimited, Overloaded, Draining
         └── UpstreamFailure, UpstreamTimeout
 
 Who raises what: `config` raises `ConfigError`, `app` raises `StartError`, `proxy` raises (or builds) `Refusal`.
@@ -64,6 +65,21 @@ class StartError(SidecarError):
     """The sidecar cannot start: a port is taken, a socket path cannot be used, a part is missing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """An answer that the configuration gives in place of a refusal.
+
+    Attributes:
+        status: of the answer.
+        head: its field lines, each led by CRLF, Content-Length included.
+        body: its octets.
+    """
+
+    status: int
+    head: bytes
+    body: bytes
+
+
 class Refusal(SidecarError):
     """An answer that the sidecar gives itself instead of the dependency's.
 
@@ -77,6 +93,8 @@ class Refusal(SidecarError):
         title: the code in words, the same for every occurrence.
         close: whether the connection to the application ends with this answer.
         detail: what happened this time, to which dependency, and what to do.
+        retry_after_s: when it makes sense to come back, in seconds from now; None where nobody knows.
+        fallback: a configured answer to give in its place; None for the refusal itself.
     """
 
     code: ClassVar[str]
@@ -85,9 +103,11 @@ class Refusal(SidecarError):
     title: ClassVar[str]
     close: bool = False
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.fallback: Fallback | None = None
 
 
 class BadRequest(Refusal):
@@ -145,11 +165,25 @@ class ForbiddenRoute(NoRoute):
     status = 403
 
 
+class RateLimited(Refusal):
+    """The dependency's token bucket is empty (RFC 6585 section 4)."""
+
+    code, status, proxy_error = "RATE_LIMITED", 429, "http_request_denied"
+    title = "The rate limit of the dependency is reached"
+
+
+class CircuitOpen(Refusal):
+    """The dependency's circuit is open, or lets only a part of the calls through at present."""
+
+    code, status, proxy_error = "CIRCUIT_OPEN", 503, "destination_unavailable"
+    title = "The circuit of the dependency is open"
+
+
 class ConcurrencyLimited(Refusal):
-    """No connection to the dependency is free."""
+    """As many requests to the dependency are under way as may be, or no connection to it is free."""
 
     code, status, proxy_error = "CONCURRENCY_LIMITED", 503, "connection_limit_reached"
-    title = "The dependency has no free connection"
+    title = "The dependency is busy with as many requests as it may have"
 
 
 class ConnectionLimited(Refusal):

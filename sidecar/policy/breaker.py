@@ -85,6 +85,7 @@ class CircuitBreaker:
         state, generation, consecutive: see `BreakerView`.
         since: when the present state began.
         until: when it ends by itself; infinity for never.
+        slow_calls: how many calls have been found slow, ever.
     """
 
     __slots__ = (
@@ -104,6 +105,7 @@ class CircuitBreaker:
         "consecutive",
         "generation",
         "since",
+        "slow_calls",
         "state",
         "until",
         "window",
@@ -140,6 +142,7 @@ class CircuitBreaker:
         self.until = NEVER
         self.generation = 0
         self.consecutive = 0
+        self.slow_calls = 0
         self.window = _make_window(settings)
         self._opened = 0  # how often in a row, without a window closed in between
         self._ramp_from = NEVER
@@ -214,6 +217,7 @@ class CircuitBreaker:
             return
         permit.sent_at = now
         if not permit.trial and permit.generation == self.generation:
+            self._awaiting.pop(permit, None)  # of one that is sent again, on another connection: the oldest stay first
             self._awaiting[permit] = None
             due = now + self._slower_than_s
             if due < self._due:
@@ -226,10 +230,14 @@ class CircuitBreaker:
         if permit.trial:
             permit.answered = True
             permit.slow = now - permit.sent_at >= self._slower_than_s
+            if permit.slow:
+                self.slow_calls += 1
         elif permit.timed:
             permit.answered = True
             self._forget(permit)
             permit.slow = permit.overdue or now - permit.sent_at >= self._slower_than_s
+            if permit.slow and not permit.overdue:
+                self.slow_calls += 1
             self.window.record_speed(now, permit.slow)
             if permit.slow:
                 self._judge(now)
@@ -365,6 +373,7 @@ class CircuitBreaker:
             del self._awaiting[permit]
             permit.overdue = True
             self._overdue += 1
+            self.slow_calls += 1
         if self._overdue > before:
             self._judge(now)
 

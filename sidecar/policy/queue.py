@@ -79,6 +79,11 @@ class WaitQueue(Generic[W]):
     def __len__(self) -> int:
         return len(self._since)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anybody waits."""
+        return len(self._since) > 0
+
     def __contains__(self, waiter: object) -> bool:
         return waiter in self._since
 

@@ -129,7 +129,7 @@ class No(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class EndedAttempt:
     """An attempt that has ended, as far as a retry depends on it. Made only when it did not end well.
 
     Attributes:
@@ -159,26 +159,8 @@ def backoff_s(settings: RetrySettings, number: int, rng: Callable[[], float]) ->
     return rng() * min(settings.max_s, settings.base_s * 2.0 ** min(number - 1, 60))
 
 
-def may_retry(
-    settings: RetrySettings,
-    attempt: Attempt,
-    budget: RetryBudget,
-    now: float,
-    deadline: float,
-    rng: Callable[[], float],
-) -> float | No:
-    """Seconds until the next attempt, paid for from the budget; or why there is none, and nothing paid.
-
-    An upstream that says when to come back is asked no earlier; when that is too late, it is not asked again at all.
-
-    Args:
-        settings: of the dependency.
-        attempt: that has just ended.
-        budget: of the dependency.
-        now: present time in seconds.
-        deadline: when the request as a whole is to have its response head.
-        rng: uniform random numbers from 0 to 1.
-    """
+def why_not(settings: RetrySettings, attempt: EndedAttempt) -> No | None:
+    """What about the attempt itself forbids another one, whatever time and budget there is; None for nothing."""
     if attempt.number >= settings.attempts:
         return No.ATTEMPTS
     if attempt.end is End.RESPONSE:
@@ -196,6 +178,32 @@ def may_retry(
         return No.METHOD
     if not attempt.replayable:
         return No.BODY
+    return None
+
+
+def may_retry(
+    settings: RetrySettings,
+    attempt: EndedAttempt,
+    budget: RetryBudget,
+    now: float,
+    deadline: float,
+    rng: Callable[[], float],
+) -> float | No:
+    """Seconds until the next attempt, paid for from the budget; or why there is none, and nothing paid.
+
+    An upstream that says when to come back is asked no earlier; when that is too late, it is not asked again at all.
+
+    Args:
+        settings: of the dependency.
+        attempt: that has just ended.
+        budget: of the dependency.
+        now: present time in seconds.
+        deadline: when the request as a whole is to have its response head.
+        rng: uniform random numbers from 0 to 1.
+    """
+    no = why_not(settings, attempt)
+    if no is not None:
+        return no
     wait_s = backoff_s(settings, attempt.number, rng)
     if attempt.retry_after_s is not None and attempt.retry_after_s > wait_s:
         wait_s = attempt.retry_after_s

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-from sidecar.errors import Refusal
+from sidecar.errors import Fallback, Refusal
 
 NAME: Final = "sidecar"
 """How this proxy calls itself in Via and Proxy-Status."""
@@ -40,6 +42,9 @@ def render(refusal: Refusal, dependency: str | None, *, close: bool, head_only: 
         close: the connection ends with this answer, and the answer says so.
         head_only: the request was HEAD: the head of the answer without its body.
     """
+    end = b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n"
+    if refusal.fallback is not None:
+        return _render_fallback(refusal, refusal.fallback, end, head_only)
     problem: dict[str, object] = {
         "error": refusal.code,
         "title": refusal.title,
@@ -48,17 +53,53 @@ def render(refusal: Refusal, dependency: str | None, *, close: bool, head_only: 
     }
     if dependency is not None:
         problem["dependency"] = dependency
+    retry_after = ""
+    if refusal.retry_after_s is not None:
+        problem["retry_after"] = round(refusal.retry_after_s, 3)
+        retry_after = f"Retry-After: {retry_after_seconds(refusal.retry_after_s)}\r\n"
     body = json.dumps(problem).encode("ascii") + b"\n"
-    details = refusal.detail.translate(_STRING_SAFE).encode("ascii", "replace").decode("ascii")
     head = (
         f"HTTP/1.1 {refusal.status} {_REASONS[refusal.status]}\r\n"
         "Content-Type: application/problem+json\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
-        f'Proxy-Status: {NAME}; error={refusal.proxy_error}; details="{details}"'
+        f"{retry_after}"
+        f"Proxy-Status: {_proxy_status(refusal)}"
     ).encode("ascii")
-    end = b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n"
     return head + date_line() + end + (b"" if head_only else body)
+
+
+def _render_fallback(refusal: Refusal, fallback: Fallback, end: bytes, head_only: bool) -> bytes:
+    """The configured answer in place of a refusal; Proxy-Status still says what it stands in for."""
+    start = f"HTTP/1.1 {fallback.status} {_REASONS.get(fallback.status, '')}".encode("ascii")
+    mark = f"\r\nProxy-Status: {_proxy_status(refusal)}; fallback".encode("ascii")
+    body = b"" if head_only else fallback.body
+    return start + fallback.head + mark + date_line() + end + body
+
+
+def _proxy_status(refusal: Refusal) -> str:
+    details = refusal.detail.translate(_STRING_SAFE).encode("ascii", "replace").decode("ascii")
+    return f'{NAME}; error={refusal.proxy_error}; details="{details}"'
+
+
+def retry_after_seconds(wait_s: float) -> int:
+    """A wait as Retry-After says it: whole seconds, none too few, at least 1 (RFC 9110 section 10.2.3)."""
+    return max(1, math.ceil(wait_s))
+
+
+def make_fallback(status: int, headers: Mapping[str, str], body: str) -> Fallback:
+    """A fallback answer, made once.
+
+    Args:
+        status: of the answer; 204 and 304 have no body, whatever is given.
+        headers: its fields; none about framing, connection or date.
+        body: its text.
+    """
+    octets = b"" if status in (204, 304) else body.encode()
+    head = "".join(f"\r\n{name}: {value}" for name, value in headers.items()).encode("latin-1")
+    if status not in (204, 304):
+        head += b"\r\nContent-Length: %d" % len(octets)
+    return Fallback(status, head, octets)
 
 
 def render_options(*, close: bool) -> bytes:

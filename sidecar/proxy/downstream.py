@@ -26,6 +26,7 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import max_forwards
 from sidecar.proxy.heads import RequestReader
+from sidecar.proxy.responder import Responder
 from sidecar.proxy.upstream import WRITE_BUFFER_HIGH, unsent
 from sidecar.runtime.deadlines import NEVER
 
@@ -62,6 +63,7 @@ class DownstreamConnection:
 
     Attributes:
         keep_alive: whether the connection persists behind the present response.
+        responder: writes the responses.
         deadline, watched: see `Watched`; what the application itself is waited for.
     """
 
@@ -79,6 +81,7 @@ class DownstreamConnection:
         "_unsent_before",
         "_write_blocked",
         "deadline",
+        "responder",
         "watched",
         # per request
         "_decoder",
@@ -104,6 +107,7 @@ class DownstreamConnection:
         self._write_blocked = False
         self._unsent_before = 0
         self._lingered = 0
+        self.responder = Responder(self)
         self.deadline = NEVER
         self.watched = NEVER
         self._state = _HEAD
@@ -136,6 +140,7 @@ class DownstreamConnection:
             self._dispatcher = self._listener.dispatcher(self._transport)
             self._wait_until(self._deadlines.now + self._listener.keepalive_s)
             return
+        self._listener.count_unrouted(refusal, None)
         # No lingering here: turning away must not cost what it protects.
         self._state = _CLOSED
         self._transport.write(render(refusal, None, close=True, head_only=False))
@@ -242,6 +247,7 @@ class DownstreamConnection:
             bare = not head.chunked and not head.content_length and head.method != b"CONNECT"
             self.keep_alive = self.keep_alive and bare
             self._hold(rest)  # first: whether more requests have come decides whether this answer is the last one
+            self._listener.count_unrouted(refusal, head)
             self._answer(refusal, None, head.method == b"HEAD", http11=head.http11)
             return
         if head.method == b"OPTIONS" and max_forwards(head) == 0:
@@ -374,7 +380,7 @@ class DownstreamConnection:
             # What has come is delivered, then FIN: the framing shows that more was due. A response that is
             # delimited by the close itself would look whole, so that is a reset.
             self.keep_alive = False
-            if exchange.delimited_by_close:
+            if self.responder.until_close:
                 self._reset()
             else:
                 self._linger()
@@ -441,6 +447,7 @@ class DownstreamConnection:
     def _refuse(self, refusal: Refusal) -> None:
         """Answer a request that became no exchange."""
         self._reader.release()
+        self._listener.count_unrouted(refusal, None)
         self._answer(refusal, dependency=None, head_only=False)
 
     def _fault(self, refusal: Refusal) -> None:

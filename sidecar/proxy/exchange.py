@@ -1,33 +1,49 @@
 """One request's life, from its head to the end of its response.
 
-This is the only file that knows in which order things happen to a request: route, deadline, (policies), attempt,
-response head, response body, end. The two connections report to it and it decides; it does no parsing and no I/O of
-its own. Whatever way an exchange ends, it ends in `_finish`, once.
+This is the only file that knows in which order things happen to a request: route, deadline, circuit, rate and slot
+(together, at the gate), attempt, response head, perhaps another attempt, response body, end. The two connections, the
+pool and the gate report to it and it decides; it does no parsing and no I/O of its own.
+
+An attempt begins in `begin` and ends in `Attempt.settle`, an exchange in `_finish`, each once, whatever way it ends.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidecar.errors import BodyTooLarge, Draining, Refusal, RequestTimeout, UpstreamTimeout
+from sidecar.errors import (
+    BodyTooLarge,
+    Draining,
+    Refusal,
+    RequestTimeout,
+    UpstreamTimeout,
+)
+from sidecar.policy.classify import End
+from sidecar.policy.queue import Lack
+from sidecar.policy.retry import IDEMPOTENT, EndedAttempt, RetrySettings
+from sidecar.policy.states import Permit
+from sidecar.proxy import verdict
+from sidecar.proxy.account import account, account_client_gone, account_refusal
+from sidecar.proxy.attempt import Attempt
 from sidecar.proxy.chunked import encode_chunk, encode_end
 from sidecar.proxy.framing import RequestHead, ResponseHead
-from sidecar.proxy.headers import response_for_downstream
+from sidecar.proxy.held import HeldResponse
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.refusals import turned_away
+from sidecar.proxy.retrying import Retrier
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.runtime.deadlines import NEVER, Deadlines
 
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import DownstreamConnection
 
-# RFC 9110 section 9.2.2. What is not here is never sent twice.
-_IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-
 _REPLAY_LIMIT: Final = 65_536
-"""Octets of a request kept at hand, in case its pooled connection proves dead before a response byte."""
+"""Octets of a request kept at hand, in case it has to be sent again."""
 
 _PENDING_LIMIT: Final = 65_536
 """Octets of body taken from the application while there is no connection to send them on."""
+
+_RESPONSE: Final = End.RESPONSE  # bound to the module: cheaper to read than an attribute of an enum
 
 
 class Exchange:
@@ -42,109 +58,175 @@ class Exchange:
 
     Attributes:
         total_deadline: process time at which the final response head is due, whatever happened before.
-        deadline, watched: see `Watched`; in use only while the exchange waits for a connection.
+        deadline, watched: see `Watched`; in use while the exchange waits: in the queue, for a connection, or for the
+            rest of a response that it holds back.
     """
 
     __slots__ = (
+        # the request
+        "_began",
         "_body_size",
-        "_chunked_out",
         "_deadlines",
         "_downstream",
-        "_head_sent",
         "_octets",
-        "_over",
         "_pool",
-        "_replaced",
         "_request_over",
-        "_response_over",
-        "_until_close",
-        "_upstream",
-        "deadline",
+        "dependency",
         "head",
         "total_deadline",
+        # where it waits
+        "_queued_at",
+        "_waited_s",
+        "deadline",
         "watched",
+        # attempts
+        "_attempt",
+        "_attempts",
+        "_replaced",
+        "_retrier",
+        "_sent",
+        "_upstream",
+        # the response
+        "_over",
+        "_responder",
+        "_response_over",
     )
 
     def __init__(
         self, downstream: DownstreamConnection, pool: Pool, head: RequestHead, octets: bytes, deadlines: Deadlines
     ) -> None:
+        dependency = pool.dependency
         self._downstream = downstream
         self._pool = pool
+        self.dependency = dependency
         self.head = head
         self._deadlines = deadlines
         self._octets: bytes | None = octets  # what has been, or is to be, written; None once it cannot be repeated
-        self._upstream: UpstreamConnection | None = None
         self._request_over = not head.chunked and not head.content_length
-        self._head_sent = False
-        self._response_over = False
-        self._chunked_out = False
-        self._until_close = False
-        self._replaced = False
-        self._over = False
         self._body_size = 0
-        self.total_deadline = deadlines.now + pool.dependency.total_s
+        self._began = 0.0
+        self.total_deadline = deadlines.now + dependency.total_s
+
+        self._queued_at = NEVER
+        self._waited_s = 0.0
         self.deadline = NEVER
         self.watched = NEVER
 
+        self._attempt: Attempt | None = None  # the present one, or the last
+        self._attempts = 0
+        self._upstream: UpstreamConnection | None = None
+        self._replaced = False
+        self._sent = False  # an octet of the request, in this attempt or one before
+        self._retrier: Retrier | None = None  # from the first time on that there is something to try again
+
+        self._responder = downstream.responder
+        self._responder.expect()
+        self._response_over = False
+        self._over = False
+
     def __repr__(self) -> str:
-        return f"<Exchange {self.head!r} upstream={self._upstream!r} head_sent={self._head_sent}>"
+        return f"<Exchange {self.head!r} upstream={self._upstream!r} {self._attempt!r}>"
 
     @property
     def dependency_name(self) -> str:
         """The dependency that the request is for."""
-        return self._pool.dependency.name
+        return self.dependency.name
 
     @property
     def idle_s(self) -> float:
         """How long either side may stall amid the response, in seconds."""
-        return self._pool.dependency.idle_s
+        return self.dependency.idle_s
 
-    @property
-    def delimited_by_close(self) -> bool:
-        """Whether the end of the connection is all that will tell the application where the response ends."""
-        return self._until_close
-
-    # -- to the upstream
+    # -- admission
 
     def start(self) -> None:
-        """Admit the request and send it, or put it in the queue for a connection.
-
-        The policies stand here: an open circuit refuses first; then token, slot and permit are taken together,
-        synchronously, or none of them.
-        """
-        limit = self._pool.dependency.max_body
+        """Let the request in and send it, or let it wait, or refuse it."""
+        dependency = self.dependency
+        now = self._began = self._deadlines.read()
+        dependency.counters.in_flight += 1
+        limit = dependency.max_body
         if limit is not None and self.head.content_length > limit:
-            self._refuse(self._too_large(limit))
+            self.refuse(self._too_large(limit), End.CLIENT_FAULT)
             return
+        if dependency.retry is not None:
+            dependency.budget.deposit()
+        admission = dependency.admission
+        permit = admission.enter(now)
+        if permit is not None:
+            self.begin(permit, now)
+        elif admission.wait(self, now):
+            self._queued_at = now
+            self.wait_until(self.total_deadline)
+        else:
+            self.refuse(turned_away(dependency, admission.gate.lack, None, now), End.OWN_REFUSAL)
+
+    def on_admitted(self, permit: Permit, now: float) -> None:
+        """The request's turn in the queue has come."""
+        self._end_wait(now)
+        self.begin(permit, now)
+
+    def on_turned_away(self, lack: Lack | None, now: float) -> None:
+        """The request has waited in the queue in vain."""
+        self._end_wait(now)
+        self.refuse(turned_away(self.dependency, lack, self._waited_s, now), End.OWN_REFUSAL)
+
+    def _end_wait(self, now: float) -> None:
+        self._waited_s = now - self._queued_at
+        self._queued_at = NEVER
+        self.dependency.counters.queue_wait.observe(self._waited_s)
+
+    # -- an attempt, to the upstream
+
+    def begin(self, permit: Permit, now: float) -> None:
+        """Token, slot and permit are there: send the request, as soon as there is a connection."""
+        self._attempt = Attempt(self.dependency, permit, now)
+        self._attempts += 1
         upstream = self._pool.take()
         if upstream is not None:
-            self.on_connection(upstream)
+            self._send_on(upstream, now)
         else:
             self._wait_for_connection()
 
+    def _wait_for_connection(self) -> None:
+        pool = self._pool
+        pool.wait(self)
+        due = self.total_deadline
+        if pool.short:
+            due = min(due, self._deadlines.now + pool.connect_s)
+        self.wait_until(due)
+
     def on_connection(self, connection: UpstreamConnection) -> None:
-        """A connection is there: send what there is of the request."""
+        """A connection is there, after a wait."""
+        self._send_on(connection, self._deadlines.read())
+
+    def on_no_connection(self, refusal: Refusal) -> None:
+        """There will be no connection."""
+        self._fail(refusal, verdict.without_connection(refusal))
+
+    def _send_on(self, connection: UpstreamConnection, now: float) -> None:
+        """Send what there is of the request."""
         if self.watched != NEVER:
             self._deadlines.forget(self)
         self._upstream = connection
         octets = self._octets
         assert octets is not None
-        if not (connection.reused and self.head.method in _IDEMPOTENT):
+        repeatable = self.dependency.retry is not None or (connection.reused and self.head.method in IDEMPOTENT)
+        if not repeatable or len(octets) > _REPLAY_LIMIT:
             self._octets = None
+        self._sent = True
+        attempt = self._attempt
+        if self._request_over and attempt is not None:
+            attempt.sent(now)
         connection.begin(self, octets, self.head.method == b"HEAD", self._response_due())
         if not connection.write_blocked:  # which what has just been written may have done
             self._downstream.resume_reading()
 
-    def on_no_connection(self, refusal: Refusal) -> None:
-        """There will be no connection."""
-        self._refuse(refusal)
-
     def on_request_body(self, data: bytes) -> None:
         """The application has sent some of its body."""
         self._body_size += len(data)
-        limit = self._pool.dependency.max_body
+        limit = self.dependency.max_body
         if limit is not None and self._body_size > limit:
-            self._refuse(self._too_large(limit))
+            self.refuse(self._too_large(limit), End.CLIENT_FAULT)
             return
         self._send(encode_chunk(data) if self.head.chunked else data)
 
@@ -154,7 +236,9 @@ class Exchange:
         if self.head.chunked:
             self._send(encode_end(trailers))
         self._downstream.resume_reading()  # nothing more has to be sent on, and a client that leaves must be noticed
-        if self._upstream is not None and not self._head_sent:
+        attempt = self._attempt
+        if self._upstream is not None and attempt is not None and attempt.status == 0:
+            attempt.sent(self._deadlines.read())
             self._upstream.wait_until(self._response_due())
 
     def _send(self, octets: bytes) -> None:
@@ -173,34 +257,37 @@ class Exchange:
     def _response_due(self) -> float:
         """When the final response head is due. `first_byte` counts from the last octet of the request."""
         if self._request_over:
-            due = self._deadlines.now + self._pool.dependency.first_byte_s
+            due = self._deadlines.now + self.dependency.first_byte_s
             return min(self.total_deadline, due)
         return self.total_deadline
 
-    def _wait_for_connection(self) -> None:
-        pool = self._pool
-        due = self.total_deadline
-        if pool.saturated:
-            due = min(due, self._deadlines.now + pool.connect_s)
-        self.deadline = due
+    def wait_until(self, deadline: float) -> None:
+        """Look again at `deadline`, process time in seconds."""
+        self.deadline = deadline
         self._deadlines.watch(self)
-        pool.wait(self)
 
     def on_deadline(self) -> None:
-        """No connection has come in time."""
+        """What was waited for has not come in time."""
         self.deadline = NEVER
-        self._pool.leave(self)
-        if self.total_deadline <= self._deadlines.now:
-            self._refuse(self._total_over())
+        if self._retrier is not None and self._retrier.holds:
+            self._retrier.let_go()
+        elif self._queued_at != NEVER:
+            admission, now = self.dependency.admission, self._deadlines.read()
+            admission.quit(self)
+            self.on_turned_away(admission.gate.queue.waits_for, now)
         else:
-            self._refuse(self._pool.busy())
+            end = End.OWN_REFUSAL if self._pool.short else End.TOTAL_TIMEOUT
+            self._pool.leave(self)
+            if self.total_deadline <= self._deadlines.now:
+                self.refuse(self._total_over(), end)
+            else:
+                self.refuse(self._pool.busy(), End.OWN_REFUSAL)
 
     # -- from the upstream
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx head: passed on, but never to HTTP/1.0 (RFC 9110 section 15.2)."""
-        if self.head.http11:
-            self._downstream.write(response_for_downstream(head, chunked=False, connection=None))
+        """A 1xx head: passed on."""
+        self._responder.interim(self.head, head)
         if head.status == 100 and not self._request_over:
             self._downstream.expect_body()
 
@@ -214,77 +301,130 @@ class Exchange:
         trailers: list[tuple[bytes, bytes]] | tuple[()] = (),
     ) -> None:
         """The final head, with the body octets that came with it; `done` when that is all of it."""
-        self._octets = None
-        self._head_sent = True
-        request = self.head
-        downstream = self._downstream
-        keep_alive = downstream.persists and self._request_over
-        framed = bodiless or head.content_length is not None
-        chunked = not framed and request.http11
-        if not framed and not chunked:
-            keep_alive = False  # HTTP/1.0: the end of the body is the end of the connection
-            self._until_close = True
-        downstream.keep_alive = keep_alive
-        self._chunked_out = chunked
-        connection = (None if keep_alive else False) if request.http11 else (True if keep_alive else None)
-        octets = response_for_downstream(head, chunked, connection)
-        if chunked:
-            if body:
-                octets += encode_chunk(body)
-            if done:
-                octets += encode_end(list(trailers))
-            downstream.write(octets)
-        else:
-            downstream.write(octets + body if body else octets)
+        now = self._deadlines.read()
+        attempt = self._attempt
+        assert attempt is not None
+        attempt.answered(head.status, now)
+        retry = self.dependency.retry
+        if retry is not None and retry.statuses[head.status]:
+            if self._need_retrier(retry).keep_back(head, body, done, bodiless, list(trailers), now):
+                return
+        self.forward(head, body, done, bodiless=bodiless, trailers=trailers)
         if done:
             self._response_over = True
-            self._finish()
+            self._finish(_RESPONSE, now)
+
+    def forward(
+        self,
+        head: ResponseHead,
+        body: bytes,
+        done: bool,
+        *,
+        bodiless: bool,
+        trailers: list[tuple[bytes, bytes]] | tuple[()] = (),
+    ) -> None:
+        """This is the answer: from here on there is no other."""
+        self._octets = None
+        if self.watched != NEVER:
+            self._deadlines.forget(self)
+        persists = self._request_over and self._downstream.persists
+        self._responder.begin(self.head, head, body, done, persists=persists, bodiless=bodiless, trailers=trailers)
 
     def on_response_body(self, data: bytes) -> None:
         """More of the body."""
-        self._downstream.write(encode_chunk(data) if self._chunked_out else data)
+        retrier = self._retrier
+        if retrier is not None and retrier.holds:
+            retrier.on_body(data)
+            return
+        self._responder.go_on(data)
 
     def on_response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The body has ended as it should."""
         if self._over:
             return
+        retrier = self._retrier
+        if retrier is not None and retrier.holds:
+            retrier.on_end(trailers, self._deadlines.read())
+            return
         self._response_over = True
-        if self._chunked_out:
-            self._downstream.write(encode_end(trailers))
-        self._finish()
+        self._responder.end(trailers)
+        self._finish(_RESPONSE, self._deadlines.read())
 
     def on_head_overdue(self) -> None:
         """The final head has not come in time. Whose fault that is depends on who was waiting for whom."""
-        dependency = self._pool.dependency
+        dependency = self.dependency
         upstream = self._upstream
         if self._request_over and self.total_deadline > self._deadlines.now:
-            self._refuse(
-                UpstreamTimeout(
-                    f"{dependency.name} did not answer within {dependency.first_byte_s:g} s (timeout.first_byte)"
-                )
+            refusal: Refusal = UpstreamTimeout(
+                f"{dependency.name} did not answer within {dependency.first_byte_s:g} s (timeout.first_byte)"
             )
+            self._fail(refusal, End.FIRST_BYTE_TIMEOUT)
         elif upstream is not None and upstream.write_blocked and self.total_deadline > self._deadlines.now:
-            self._refuse(
-                UpstreamTimeout(
-                    f"{dependency.name} read nothing of the request for {dependency.idle_s:g} s (timeout.idle)"
-                )
+            refusal = UpstreamTimeout(
+                f"{dependency.name} read nothing of the request for {dependency.idle_s:g} s (timeout.idle)"
             )
+            self._fail(refusal, End.IDLE_TIMEOUT)
         elif (
             self._request_over or self._downstream.awaits_continue or (upstream is not None and upstream.write_blocked)
         ):
-            self._refuse(self._total_over())
+            self.refuse(self._total_over(), End.TOTAL_TIMEOUT)
         else:
-            self._refuse(RequestTimeout(f"the request was not whole after {dependency.total_s:g} s (timeout.total)"))
+            refusal = RequestTimeout(f"the request was not whole after {dependency.total_s:g} s (timeout.total)")
+            self.refuse(refusal, End.CLIENT_FAULT)
 
     def on_upstream_failed(self, upstream: UpstreamConnection, refusal: Refusal) -> None:
-        """The connection is gone. Replaced silently where that is safe, else the failure is the answer."""
+        """The connection is gone. Replaced silently where that is safe, else the attempt has failed."""
         self._upstream = None
-        if self._octets is not None and upstream.reused and not upstream.touched and not self._replaced:
+        dead = upstream.reused and not upstream.touched
+        if dead and self._octets is not None and not self._replaced and self.head.method in IDEMPOTENT:
             self._replaced = True
             self._pool.replaced += 1
             self._wait_for_connection()
             return
-        self._refuse(refusal)
+        self._fail(refusal, verdict.broken(refusal, dead=dead))
+
+    def _fail(self, refusal: Refusal, end: End) -> None:
+        """The attempt has failed. Unless there is another one, that is the answer."""
+        if self._over:
+            return
+        now = self._deadlines.read()
+        retry = self.dependency.retry
+        if retry is None or not self._need_retrier(retry).on_failure(refusal, end, now):
+            self._finish(end, now, refusal)
+
+    def _need_retrier(self, retry: RetrySettings) -> Retrier:
+        if self._retrier is None:
+            self._retrier = Retrier(self, retry, self._deadlines)
+        return self._retrier
+
+    # -- another attempt: what the retrier does
+
+    def ended(self, end: End, retry_after_s: float | None) -> EndedAttempt:
+        """The present attempt, as far as a retry depends on it."""
+        attempt = self._attempt
+        return EndedAttempt(
+            number=self._attempts,
+            end=end,
+            status=0 if attempt is None else attempt.status,
+            method=self.head.method,
+            sent=self._sent,
+            answer_begun=self._responder.begun,
+            replayable=self._octets is not None,
+            retry_after_s=retry_after_s,
+        )
+
+    def end_attempt(self, end: End, now: float) -> None:
+        """Hold nothing while the next attempt is waited for: no connection, no slot, no permit."""
+        self._let_upstream_go(whole=end is _RESPONSE)
+        if self.watched != NEVER:
+            self._deadlines.forget(self)
+        self._settle(end, now)
+
+    def answer_with(self, held: HeldResponse, now: float) -> None:
+        """There is no better response than the one that was kept back."""
+        self._response_over = True
+        self.forward(held.head, bytes(held.body), True, bodiless=held.bodiless, trailers=held.trailers)
+        self._finish(_RESPONSE, now)
 
     # -- flow control
 
@@ -296,7 +436,8 @@ class Exchange:
     def on_upstream_writable(self) -> None:
         """The upstream has caught up."""
         self._downstream.resume_reading()
-        if self._upstream is not None and not self._head_sent:
+        attempt = self._attempt
+        if self._upstream is not None and attempt is not None and attempt.status == 0:
             self._upstream.wait_until(self._response_due())  # `first_byte` counts from when the request has left
 
     def on_downstream_blocked(self) -> None:
@@ -313,46 +454,81 @@ class Exchange:
 
     def on_client_gone(self) -> None:
         """The application has left: end the upstream's part at once."""
-        self._finish()
+        self._finish(End.CLIENT_GONE, self._deadlines.read())
 
     def on_drain_over(self) -> None:
         """The sidecar stops, and the time for this exchange to end by itself is over."""
-        self._refuse(Draining("the sidecar is shutting down and its drain_timeout is over; ask again elsewhere"))
+        refusal = Draining("the sidecar is shutting down and its drain_timeout is over; ask again elsewhere")
+        self.refuse(refusal, End.DRAIN)
 
     def on_client_fault(self, refusal: Refusal) -> None:
         """The application broke its own request. That is not the upstream's failure."""
-        self._refuse(refusal)
+        self.refuse(refusal, End.CLIENT_FAULT)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal, end: End) -> None:
         """Answer in place of the upstream; where its answer is already under way, cut it visibly."""
-        if self._over:
-            return
-        if self._head_sent:
-            self._finish(cut=True)
-        else:
-            self._finish(answer=refusal)
+        self._finish(end, self._deadlines.read(), refusal)
 
-    def _finish(self, *, answer: Refusal | None = None, cut: bool = False) -> None:
-        """The one end of every exchange: the upstream is released exactly once, then the application gets its end."""
+    def _settle(self, end: End, now: float) -> None:
+        if self._attempt is not None:
+            self._attempt.settle(end, self.head.block, now)
+
+    def _finish(self, end: End, now: float, refusal: Refusal | None = None) -> None:
+        """The one end of every exchange: everything is given back, then the application gets its end."""
         if self._over:
             return
         self._over = True
-        if self.watched != NEVER:
-            self._deadlines.forget(self)
-        upstream = self._upstream
-        self._upstream = None
-        if upstream is not None:
-            if self._response_over and self._request_over:
-                upstream.release()
-            else:
-                upstream.close()
-        elif not self._response_over:
-            self._pool.leave(self)
+        self._let_go_of_waits()
+        self._let_upstream_go(whole=self._response_over)
+        self._settle(end, now)
+        self._account(end, now, refusal)
+        cut = refusal is not None and self._responder.begun
+        answer = None if cut else refusal
         self._downstream.on_exchange_over(self, answer=answer, cut=cut, request_over=self._request_over)
 
+    # -- giving back
+
+    def _let_go_of_waits(self) -> None:
+        if self.watched != NEVER:
+            self._deadlines.forget(self)
+        if self._retrier is not None:
+            self._retrier.cancel()
+        if self._queued_at != NEVER:
+            self.dependency.admission.quit(self)
+            self._end_wait(self._deadlines.now)
+
+    def _let_upstream_go(self, *, whole: bool) -> None:
+        upstream = self._upstream
+        if upstream is None:
+            self._pool.leave(self)
+            return
+        self._upstream = None
+        if whole and self._request_over:
+            upstream.release()
+        else:
+            upstream.close()
+
+    def _account(self, end: End, now: float, refusal: Refusal | None) -> None:
+        dependency, head, attempt = self.dependency, self.head, self._attempt
+        attempts, duration_s, waited_s = self._attempts, now - self._began, self._waited_s
+        if end is End.CLIENT_GONE:
+            account_client_gone(dependency, head, attempts, duration_s, waited_s)
+        elif refusal is not None and not self._responder.begun:
+            account_refusal(dependency, head, refusal, attempts, duration_s, waited_s)
+        else:
+            account(
+                dependency,
+                head,
+                status=0 if attempt is None else attempt.status,
+                cut=refusal,
+                attempts=attempts,
+                duration_s=duration_s,
+                waited_s=waited_s,
+            )
+
     def _too_large(self, limit: int) -> BodyTooLarge:
-        return BodyTooLarge(f"the body exceeds {limit} octets, the max_body of {self._pool.dependency.name}")
+        return BodyTooLarge(f"the body exceeds {limit} octets, the max_body of {self.dependency.name}")
 
     def _total_over(self) -> UpstreamTimeout:
-        dependency = self._pool.dependency
+        dependency = self.dependency
         return UpstreamTimeout(f"{dependency.name} did not answer within {dependency.total_s:g} s (timeout.total)")

@@ -7,6 +7,7 @@ one line (Host) and most responses one (Connection).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
@@ -37,6 +38,9 @@ _END: Final = b"\r\n\r\n"
 _CHUNKED: Final = b"\r\nTransfer-Encoding: chunked"
 _CLOSE: Final = b"\r\nConnection: close"
 _KEEP_ALIVE: Final = b"\r\nConnection: keep-alive"
+_TRACEPARENT: Final = re.compile(
+    rb"\r\n[Tt][Rr][Aa][Cc][Ee][Pp][Aa][Rr][Ee][Nn][Tt]:[ \t]*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}"
+)
 
 
 def cut(block: bytes, name: bytes) -> bytes:
@@ -184,6 +188,18 @@ def request_for_upstream(
         forwarded = forwarding.lines(head.host)
     via = _VIA_11 if head.http11 else _VIA_10
     return b"".join((head.method, b" ", target, b" HTTP/1.1", block, own, via, forwarded, _END))
+
+
+def trace_id(block: bytes) -> str | None:
+    """The trace that a request belongs to, by its traceparent (W3C Trace Context, level 1); None without a valid one.
+
+    Args:
+        block: its field lines.
+    """
+    match = _TRACEPARENT.search(block)
+    if match is None or match[1] == b"ff" or not match[2].strip(b"0") or not match[3].strip(b"0"):
+        return None
+    return match[2].decode("ascii")
 
 
 def max_forwards(head: RequestHead) -> int:

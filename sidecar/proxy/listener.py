@@ -10,11 +10,25 @@ from sidecar.config import Listener as Settings
 from sidecar.errors import ConnectionLimited, Overloaded, Refusal
 from sidecar.proxy.dispatch import Dispatcher
 from sidecar.proxy.downstream import DownstreamConnection
-from sidecar.proxy.headers import Forwarding
+from sidecar.proxy.framing import RequestHead
+from sidecar.proxy.headers import Forwarding, trace_id
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
 from sidecar.runtime.deadlines import Deadlines
+from sidecar.runtime.dependency import RequestLog
 from sidecar.runtime.descriptors import too_few_for_application
+
+UNROUTED: Final = (
+    "NO_ROUTE",
+    "BAD_REQUEST",
+    "REQUEST_TIMEOUT",
+    "URI_TOO_LONG",
+    "HEADERS_TOO_LARGE",
+    "NOT_IMPLEMENTED",
+    "CONNECTION_LIMITED",
+    "OVERLOADED",
+)
+"""The codes of the answers to what is no request for any dependency."""
 
 _UNIX_PEER: Final = "127.0.0.1"  # whoever opens a socket file is on this host
 _GONE_PEER: Final = "0.0.0.0"  # whom nobody should trust
@@ -37,10 +51,18 @@ class Listener:
         keepalive_s: how long a connection may be idle, in seconds.
         in_flight: exchanges under way.
         last_request: process time in seconds of the latest request's head.
+        unrouted: answers to what was no request for any dependency, by code.
+        log: told of each of them, if anybody is.
     """
 
     def __init__(
-        self, settings: Settings, router: Router[Pool], pool: Pool | None, deadlines: Deadlines, scheme: str = "http"
+        self,
+        settings: Settings,
+        router: Router[Pool],
+        pool: Pool | None,
+        deadlines: Deadlines,
+        scheme: str = "http",
+        log: RequestLog | None = None,
     ) -> None:
         self.settings = settings
         self.router = router
@@ -54,6 +76,8 @@ class Listener:
         self.draining = False
         self.in_flight = 0
         self.last_request = deadlines.now
+        self.unrouted: dict[str, int] = dict.fromkeys(UNROUTED, 0)
+        self.log = log
         self._connections: set[DownstreamConnection] = set()
         self._last_gone = asyncio.Event()
 
@@ -89,6 +113,16 @@ class Listener:
         self._connections.discard(connection)
         if not self._connections:
             self._last_gone.set()
+
+    def count_unrouted(self, refusal: Refusal, head: RequestHead | None) -> None:
+        """A refusal is the answer to something that was no request for a dependency; `head` where it had one."""
+        self.unrouted[refusal.code] += 1
+        log = self.log
+        if log is not None and log.wants(refusal.status, True, 0.0):
+            method, target, trace = b"", b"", None
+            if head is not None:
+                method, target, trace = head.method, head.target, trace_id(head.block)
+            log.write("", method, target, refusal.status, refusal.code, 0, 0.0, 0.0, trace)
 
     def dispatcher(self, transport: asyncio.Transport) -> Dispatcher:
         """What finds the dependencies that the requests of a connection are for."""

@@ -91,9 +91,24 @@ class Pool:
         return len(self._active) + len(self._idle) + len(self._dials)
 
     @property
+    def active(self) -> int:
+        """Connections in use."""
+        return len(self._active)
+
+    @property
+    def idle(self) -> int:
+        """Connections kept for reuse."""
+        return len(self._idle)
+
+    @property
     def saturated(self) -> bool:
         """Whether no further connection may be made."""
         return self.size >= self._max_connections
+
+    @property
+    def short(self) -> bool:
+        """Whether more requests wait than connections are being made, because no more may be."""
+        return len(self._waiting) > len(self._dials)
 
     def take(self) -> UpstreamConnection | None:
         """The most recently used idle connection that is still good, or None."""

@@ -52,9 +52,10 @@ class Deadlines:
     Attributes:
         now: coarse process time in seconds, at most `TICK_S` behind while the loop turns.
         standstill_s: how long the process has stood still in all.
+        lag_s: by how much a tick has been late at worst, since `take_lag` was last called.
     """
 
-    __slots__ = ("_handle", "_loop", "_monotonic", "_slot", "_slots", "now", "standstill_s")
+    __slots__ = ("_handle", "_loop", "_monotonic", "_slot", "_slots", "lag_s", "now", "standstill_s")
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -62,6 +63,7 @@ class Deadlines:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
         self.standstill_s = 0.0
+        self.lag_s = 0.0
         self.now = monotonic()
         self._slot = int(self.now / TICK_S)
 
@@ -83,6 +85,22 @@ class Deadlines:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def read(self) -> float:
+        """Exact process time in seconds, for what is measured rather than waited for. Costs a look at the clock.
+
+        Octets that came during a standstill are read before the tick that would notice it; so this notices as well.
+        """
+        now = self._monotonic() - self.standstill_s
+        if now - self.now > STANDSTILL_S:
+            return self._stood_still(now)
+        return now
+
+    def take_lag(self) -> float:
+        """By how much a tick has been late at worst since this was last asked, in seconds."""
+        lag_s = self.lag_s
+        self.lag_s = 0.0
+        return lag_s
 
     def watch(self, owner: Watched) -> None:
         """Make sure that `owner` is looked at when its deadline has passed.
@@ -110,10 +128,11 @@ class Deadlines:
     def advance(self) -> None:
         """Read the clock, count a standstill, and fire what is due."""
         now = self._monotonic() - self.standstill_s
-        gap = now - self.now
-        if gap > STANDSTILL_S:
-            self.standstill_s += gap - TICK_S
-            now = self.now + TICK_S
+        late = now - self.now - TICK_S
+        if late > self.lag_s:
+            self.lag_s = late
+        if late > STANDSTILL_S - TICK_S:
+            now = self._stood_still(now)
         self.now = now
         last = int(now / TICK_S)
         while self._slot < last:
@@ -121,6 +140,14 @@ class Deadlines:
             members = self._slots.pop(self._slot, None)
             if members is not None:
                 self._fire(members)
+
+    def _stood_still(self, now: float) -> float:
+        """Count a standstill that ends at `now`, as if a tick had come on time; returns that moment."""
+        late = now - self.now - TICK_S
+        if late > self.lag_s:
+            self.lag_s = late
+        self.standstill_s += late
+        return now - late
 
     def _fire(self, members: set[Watched]) -> None:
         for owner in members:

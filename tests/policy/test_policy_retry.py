@@ -14,7 +14,7 @@ from sidecar.policy.retry import (
     CONDITIONS,
     IDEMPOTENT,
     LARGEST_BALANCE,
-    Attempt,
+    EndedAttempt,
     No,
     RetryBudget,
     RetrySettings,
@@ -25,7 +25,7 @@ from sidecar.policy.retry import (
 
 STATUSES, ENDS = parse_conditions(["connect_error", "reset", 502, 503, 504])
 SETTINGS = RetrySettings(attempts=3, statuses=STATUSES, ends=ENDS, methods=None, base_s=0.025, max_s=0.25)
-RESET = Attempt(
+RESET = EndedAttempt(
     number=1,
     end=End.RESET,
     status=0,
@@ -49,7 +49,10 @@ def rich() -> RetryBudget:
 
 
 def decide(
-    attempt: Attempt, settings: RetrySettings = SETTINGS, budget: RetryBudget | None = None, deadline: float = DEADLINE
+    attempt: EndedAttempt,
+    settings: RetrySettings = SETTINGS,
+    budget: RetryBudget | None = None,
+    deadline: float = DEADLINE,
 ) -> float | No:
     return may_retry(settings, attempt, rich() if budget is None else budget, NOW, deadline, lambda: 0.5)
 
@@ -58,7 +61,7 @@ def decide(
 
 
 @pytest.mark.parametrize("attempt", [RESET, REFUSED, UNAVAILABLE], ids=["reset", "refused", "503"])
-def test_what_is_on_the_list_is_retried_after_the_backoff(attempt: Attempt) -> None:
+def test_what_is_on_the_list_is_retried_after_the_backoff(attempt: EndedAttempt) -> None:
     assert decide(attempt) == 0.0125
 
 
@@ -179,7 +182,7 @@ def test_each_retry_is_paid_for_once() -> None:
         replace(RESET, retry_after_s=1000),
     ],
 )
-def test_what_is_not_retried_is_not_paid_for(attempt: Attempt) -> None:
+def test_what_is_not_retried_is_not_paid_for(attempt: EndedAttempt) -> None:
     budget = rich()
     before = budget.balance(NOW)
     assert isinstance(decide(attempt, budget=budget), No)

@@ -491,6 +491,6 @@ def test_repr_shows_the_state(converse) -> None:
     client.sends(message("PUT /a HTTP/1.1", "Host: app", "Content-Length: 2"))
     assert repr(client.protocol) == (
         "<DownstreamConnection length exchange=<Exchange <RequestHead PUT /a> "
-        "upstream=<UpstreamConnection payments head reused=False> head_sent=False> held=0>"
+        "upstream=<UpstreamConnection payments head reused=False> <Attempt under way status=0>> held=0>"
     )
     assert repr(talk.listener) == "<Listener connections=1 in_flight=1 draining=False>"

@@ -17,6 +17,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 from sidecar.config import Config, load_text
+from sidecar.config import Dependency as Settings
+from sidecar.policy.states import Transition
+from sidecar.proxy.answers import make_fallback
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
@@ -53,9 +56,11 @@ class Clock:
 class StageLoop(asyncio.AbstractEventLoop):
     """An event loop that runs what is ready when it is told to, and dials through `dial`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.dial: Callable[[Callable[[], Any], object], Awaitable[Any]]
         self.faults: list[dict[str, Any]] = []
+        self.timers: list[asyncio.TimerHandle] = []
+        self._clock = clock
         self._ready: deque[asyncio.Handle] = deque()
 
     def get_debug(self) -> bool:
@@ -67,10 +72,21 @@ class StageLoop(asyncio.AbstractEventLoop):
         return handle
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        return asyncio.TimerHandle(delay, callback, args, self, context)  # which never rings: time is moved by hand
+        timer = asyncio.TimerHandle(self._clock() + delay, callback, args, self, context)
+        self.timers.append(timer)
+        return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
+        self.timers.remove(handle)
+
+    def ring(self) -> None:
+        """Run the timers that are due."""
+        for timer in sorted(self.timers):
+            if timer.when() <= self._clock():
+                self.timers.remove(timer)
+                with self.running():
+                    timer._run()
+                self.settle()
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -353,6 +369,33 @@ def _load(text: str) -> Config:
     return load_text(text, "stage", {}).config
 
 
+class Line(NamedTuple):
+    """What the log says of one request."""
+
+    dependency: str
+    method: bytes
+    target: bytes
+    status: int
+    code: str | None
+    attempts: int
+    duration_s: float
+    waited_s: float
+    trace_id: str | None
+
+
+class StageLog:
+    """Every request that has ended."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def wants(self, status: int, rejected: bool, duration_s: float) -> bool:
+        return True
+
+    def write(self, *values: Any) -> None:
+        self.lines.append(Line(*values))
+
+
 class Conversation:
     """The stage: one listener, its dependencies, and who connects to whom.
 
@@ -377,14 +420,20 @@ class Conversation:
         }
         config = _load(json.dumps(document))
         self.clock = Clock()
-        self.loop = StageLoop()
+        self.loop = StageLoop(self.clock)
         self.loop.dial = self._dial
         self.deadlines = Deadlines(self.clock)
         self.deadlines.start(self.loop)
+        self.loop.timers.clear()  # of the clock itself, whose ticks `passes` makes
+        self.diary: list[tuple[str | None, Transition]] = []
+        self.log = StageLog()
+        self.rng: Callable[[], float] = lambda: 0.5  # no jitter, and half of every backoff
         self.pools = {
-            name: Pool(Dependency(settings), self.deadlines) for name, settings in config.dependencies.items()
+            name: Pool(self._dependency(settings), self.deadlines) for name, settings in config.dependencies.items()
         }
         self.pool = self.pools["payments"]
+        self.dependency = self.pool.dependency
+        self.gate = self.dependency.admission.gate
         router: Router[Pool] = Router(
             (self.pools[name], settings.hosts, settings.prefix, settings.upstream.port)
             for name, settings in config.dependencies.items()
@@ -398,6 +447,23 @@ class Conversation:
         self._hanging: deque[asyncio.Future[None]] = deque()
         self._arriving: deque[Peer] = deque()
         self._peers: list[Peer] = []
+
+    def _dependency(self, settings: Settings) -> Dependency:
+        keys = settings.fallback
+        return Dependency(
+            settings,
+            self.deadlines,
+            rng=lambda: self.rng(),
+            on_transition=lambda _, candidate, transition, __: self.diary.append((candidate, transition)),
+            log=self.log,
+            fallback=make_fallback(keys.status, keys.headers, keys.body) if keys.on else None,
+        )
+
+    @property
+    def state(self) -> str:
+        """Where the circuit of `payments` is, as a scrape would see it."""
+        self.dependency.admission.advance(self.deadlines.read())
+        return self.gate.breaker.state.value
 
     def do(self, step: Callable[..., object], *args: Any) -> None:
         """Let something happen, and everything that follows from it."""
@@ -474,7 +540,9 @@ class Conversation:
         """Let time pass, tick by tick."""
         end = self.clock.seconds + seconds
         while self.clock.seconds < end:
-            self.clock.seconds = min(end, self.clock.seconds + TICK_S)
+            timer = min((timer.when() for timer in self.loop.timers), default=end)
+            self.clock.seconds = min(end, self.clock.seconds + TICK_S, max(timer, self.clock.seconds))
+            self.loop.ring()
             self.do(self.deadlines.advance)
 
     def stands_still(self, seconds: float) -> None:
@@ -495,7 +563,13 @@ class Conversation:
             if isinstance(peer.protocol, DownstreamConnection):
                 self.do(peer.protocol.close)
         for pool in self.pools.values():
+            gate = pool.dependency.admission.gate
+            assert len(gate.queue) == 0
+            assert gate.slots is None or gate.slots.in_use == 0
+            assert gate.breaker.view(self.deadlines.read()).trials == 0
+            assert pool.dependency.counters.in_flight == 0
             self.do(pool.close)
+            self.do(pool.dependency.admission.close)
         self.loop.settle()
         assert self.loop.faults == []
         assert self.listener.in_flight == 0
@@ -503,5 +577,6 @@ class Conversation:
         for name, pool in self.pools.items():
             assert repr(pool) == f"<Pool {name} active=0 idle=0 connecting=0 waiting=0>"
         assert self.deadlines.watched == 0
+        assert self.loop.timers == []
         for peer in self._peers:
             assert peer.ended in ("closed", "reset")

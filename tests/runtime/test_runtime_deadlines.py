@@ -167,7 +167,7 @@ def _fails() -> None:
 
 
 def test_exception_of_one_owner_stops_no_other(wheel: Wheel) -> None:
-    loop = StageLoop()
+    loop = StageLoop(wheel.clock)
     wheel.deadlines.start(loop)
     owners = [wheel.owner(1) for _ in range(5)]
     owners[2].on_deadline = _fails
@@ -181,6 +181,43 @@ def test_exception_is_not_lost_without_a_loop(wheel: Wheel) -> None:
     wheel.owner(1).on_deadline = _fails
     with pytest.raises(RuntimeError, match="a defect"):
         wheel.passes(2)
+
+
+def test_exact_time_passes_between_ticks(wheel: Wheel) -> None:
+    wheel.clock.seconds += 0.01
+    assert wheel.deadlines.read() == pytest.approx(1000.01)
+    assert wheel.deadlines.now == 1000.0
+
+
+def test_standstill_is_noticed_by_whoever_reads_the_time_first(wheel: Wheel) -> None:
+    wheel.clock.seconds += 5
+    first = wheel.deadlines.read()
+    assert first == pytest.approx(1000 + TICK_S)
+    wheel.clock.seconds += 0.001
+    assert wheel.deadlines.read() == pytest.approx(first + 0.001)
+    wheel.deadlines.advance()
+    assert wheel.deadlines.now == pytest.approx(first + 0.001)
+    assert wheel.deadlines.standstill_s == pytest.approx(5 - TICK_S)
+
+
+def test_exact_time_never_goes_back_however_the_process_is_stopped(wheel: Wheel) -> None:
+    before = wheel.deadlines.read()
+    for gap in (0.0, 0.02, 0.2, 0.3, 5, 0.001, 60, 0.025, 0.26):
+        wheel.clock.seconds += gap
+        now = wheel.deadlines.read()
+        assert before <= now <= before + gap + 1e-9
+        before = now
+        if gap < 1:
+            wheel.deadlines.advance()
+            assert wheel.deadlines.now <= wheel.deadlines.read()
+
+
+def test_lag_is_the_worst_lateness_of_a_tick_since_it_was_taken(wheel: Wheel) -> None:
+    for gap in (TICK_S, TICK_S + 0.1, TICK_S + 0.05, 5):
+        wheel.clock.seconds += gap
+        wheel.deadlines.advance()
+    assert wheel.deadlines.take_lag() == pytest.approx(5 - TICK_S)
+    assert wheel.deadlines.take_lag() == 0.0
 
 
 def test_repr_shows_the_state(wheel: Wheel) -> None:

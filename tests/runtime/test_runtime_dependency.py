@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sidecar.config import load_text
+from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
 
 
 def _dependency(keys: str) -> Dependency:
-    return Dependency(load_text(f"dependencies: {{payments: {{{keys}}}}}", "f", {}).config.dependencies["payments"])
+    config = load_text(f"dependencies: {{payments: {{{keys}}}}}", "f", {}).config
+    return Dependency(config.dependencies["payments"], Deadlines())
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import resource
 import pytest
 
 from sidecar.runtime.descriptors import too_few_for_application, too_few_for_dependency
-from tests.proxy.transcript import StageLoop, StageTransport
+from tests.proxy.transcript import Clock, StageLoop, StageTransport
 
 
 def _transport(descriptor: int) -> StageTransport:
-    return StageTransport(StageLoop(), None, descriptor)
+    return StageTransport(StageLoop(Clock()), None, descriptor)
 
 
 @pytest.mark.parametrize(

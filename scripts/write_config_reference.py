@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidecar.config import fields, json_schema, units
+from sidecar.config import fields, json_schema, terms, units
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
 BEGIN = "<!-- tables: written by scripts/write_config_reference.py -->"
@@ -22,21 +22,32 @@ END = "<!-- end of tables -->"
 Schema = dict[str, Any]
 
 # Where the keys of each section stand in the file, in the order of the page. Sections that have the same keys in a
-# second place are described once.
+# second place are described once: so are the terms of candidates, with the policies that have a mode beside them.
 PLACES = {
     "": "The top level",
     "Listener": "`listener`",
     "Metrics": "`metrics`",
+    "AccessLog": "`access_log`",
     "Defaults": "`defaults`",
     "Timeout": "`defaults.timeout`",
     "Pool": "`defaults.pool`",
+    "RateLimit": "`defaults.rate_limit`",
+    "Concurrency": "`defaults.concurrency`",
+    "Queue": "`defaults.queue`",
+    "CircuitBreaker": "`defaults.circuit_breaker`",
+    "FailureRate": "`defaults.circuit_breaker.failure_rate`",
+    "SlowCalls": "`defaults.circuit_breaker.slow_calls`",
+    "HalfOpen": "`defaults.circuit_breaker.half_open`",
+    "Retry": "`defaults.retry`",
+    "Backoff": "`defaults.retry.backoff`",
+    "Budget": "`defaults.retry.budget`",
+    "Fallback": "`defaults.fallback`",
+    "Candidate": "`defaults.candidates.NAME`",
     "Dependency": "`dependencies.NAME`",
 }
 ALSO = {
     "Listener": "The same keys stand in `dependencies.NAME.listener`, for a port of the dependency's own.",
-    "Defaults": "The same keys stand in each `dependencies.NAME`, where they win over the defaults.",
-    "Timeout": "The same keys stand in `dependencies.NAME.timeout`.",
-    "Pool": "The same keys stand in `dependencies.NAME.pool`.",
+    "Defaults": "The same keys and sections stand in each `dependencies.NAME`, where they win over the defaults.",
     "Dependency": "And every key of `defaults`, for this dependency alone.",
 }
 
@@ -45,6 +56,11 @@ def _pattern(annotated: Any) -> str:
     """What the schema says about a kind of text, and so how that kind is told in it."""
     kind = next(each for each in annotated.__metadata__ if isinstance(each, fields.Kind))
     return str(kind.schema["pattern"])
+
+
+def _bounds(least: int, most: int) -> str:
+    """How many entries a list may have."""
+    return f"{least} to {most}" if least else f"at most {most}"
 
 
 _prefix = next(iter(fields.OptionalPrefix.__metadata__)).schema["anyOf"][0]["pattern"]
@@ -56,6 +72,11 @@ WORDS = {
     _pattern(fields.Host): "host",
     _pattern(fields.TrustedNetwork): "network",
     _prefix: "path",
+    units.RATIO_PATTERN: "percentage",
+    terms.RATE_PATTERN: "rate",
+    terms.WINDOW_PATTERN: "duration or number of calls",
+    terms.STATUS_PATTERN: "status code or class",
+    terms.METHOD_PATTERN: "method",
 }
 """The patterns of the schema in words; what each looks like is told on the page."""
 
@@ -90,14 +111,14 @@ def _default(key: str, value: Schema, required: list[str]) -> str:
     if "default" not in value:
         return "see its keys" if "$ref" in value else "see right"
     default = value["default"]
-    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+    return f"`{default if isinstance(default, str) and default else json.dumps(default)}`"
 
 
 def _type(value: Schema) -> str:
     if "$ref" in value or "additionalProperties" in value:
         return "mapping"
     if value.get("type") == "array":
-        return f"list of {_type(value['items'])}, at most {value['maxItems']}"
+        return f"list of {_type(value['items'])}, {_bounds(value.get('minItems', 0), value['maxItems'])}"
     if "anyOf" in value:
         # A variable may stand for every value, which the page says once.
         words = [_type(each) for each in value["anyOf"] if each.get("pattern") != r"\$\{"]
@@ -108,8 +129,11 @@ def _type(value: Schema) -> str:
         return "null"
     if "enum" in value:
         return ", ".join(f"`{word}`" for word in value["enum"])
-    if value["type"] == "integer":
-        return f"whole number, {value['minimum']} to {value['maximum']}"
+    if value["type"] in ("integer", "number"):
+        kind = "whole number" if value["type"] == "integer" else "number"
+        return f"{kind}, {value['minimum']} to {value['maximum']}"
+    if value["type"] == ["string", "integer"] and "pattern" not in value:
+        return "text"
     if value.get("pattern") == units.SIZE_PATTERN:
         return f"size, {units.format_size(value['minimum'])} to {units.format_size(value['maximum'])}"
     return WORDS[value["pattern"]]

@@ -7,23 +7,58 @@ from typing import Any
 
 from sidecar.config.addresses import Address, TcpAddress, UnixAddress, Upstream
 from sidecar.config.loading import LoadResult, load, load_text
-from sidecar.config.schema import Config, Defaults, Dependency, Listener, Metrics, Pool, Timeout
+from sidecar.config.policies import (
+    Backoff,
+    Budget,
+    Candidate,
+    CircuitBreaker,
+    CircuitBreakerTerms,
+    Concurrency,
+    ConcurrencyTerms,
+    FailureRate,
+    Fallback,
+    HalfOpen,
+    Queue,
+    RateLimit,
+    RateLimitTerms,
+    Retry,
+    SlowCalls,
+)
+from sidecar.config.schema import AccessLog, Config, Defaults, Dependency, Listener, Metrics, Pool, Timeout
+from sidecar.config.terms import Window
 from sidecar.errors import Problem
 
 __all__ = [
+    "AccessLog",
     "Address",
+    "Backoff",
+    "Budget",
+    "Candidate",
+    "CircuitBreaker",
+    "CircuitBreakerTerms",
+    "Concurrency",
+    "ConcurrencyTerms",
     "Config",
     "Defaults",
     "Dependency",
+    "FailureRate",
+    "Fallback",
+    "HalfOpen",
     "Listener",
     "LoadResult",
     "Metrics",
     "Pool",
     "Problem",
+    "Queue",
+    "RateLimit",
+    "RateLimitTerms",
+    "Retry",
+    "SlowCalls",
     "TcpAddress",
     "Timeout",
     "UnixAddress",
     "Upstream",
+    "Window",
     "json_schema",
     "load",
     "load_text",

@@ -5,13 +5,16 @@ Not pydantic's own: that describes what the program holds (seconds, bytes, addre
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from sidecar.config.fields import JsonSchema, Kind
-from sidecar.config.schema import FILLED_IN, Config, Section
+from sidecar.config.schema import FILLED_IN, Config
+from sidecar.config.section import Section, unwrapped
 
+# Pydantic's names for how long a list may be, and those of JSON Schema.
+_LIMITS = {"min_length": "minItems", "max_length": "maxItems"}
 # Whatever the kind, a variable may stand for it or for a part of it.
 _VARIABLE: JsonSchema = {"type": "string", "pattern": r"\$\{"}
 
@@ -42,6 +45,8 @@ def _section(model: type[Section], sections: dict[str, JsonSchema]) -> JsonSchem
 
 def _property(field: FieldInfo, sections: dict[str, JsonSchema]) -> JsonSchema:
     schema = {"description": field.description, **_value(field.annotation, field.metadata, sections)}
+    if field.is_required() and "propertyNames" in schema:
+        schema |= {"type": "object", "minProperties": 1}
     if not field.is_required() and field.default_factory is None:
         schema["default"] = field.default
     return schema
@@ -50,26 +55,31 @@ def _property(field: FieldInfo, sections: dict[str, JsonSchema]) -> JsonSchema:
 def _value(annotation: Any, metadata: list[Any], sections: dict[str, JsonSchema]) -> JsonSchema:
     if kind := next((each for each in metadata if isinstance(each, Kind)), None):
         return {"anyOf": [kind.schema, _VARIABLE]}
+    annotation, nullable = unwrapped(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Section):
+        # Null is an empty section already.
         name = annotation.__name__
         if name not in sections:
             sections[name] = _section(annotation, sections)
         return {"$ref": f"#/$defs/{name}"}
     # Pydantic keeps the constraints of a key among its metadata.
-    longest = next(each.max_length for each in metadata if hasattr(each, "max_length"))
+    limits = {limit: getattr(each, limit) for each in metadata for limit in _LIMITS if hasattr(each, limit)}
     if get_origin(annotation) is tuple:
         item, _ = get_args(annotation)
-        return {"type": "array", "items": _value(*_unpacked(item), sections), "maxItems": longest}
-    name, section = get_args(annotation)
+        schema = {"type": "array", "items": _value(*_unpacked(item), sections)}
+        schema |= {_LIMITS[limit]: number for limit, number in limits.items()}
+        return {"anyOf": [schema, {"type": "null"}]} if nullable else schema
+    name, value = get_args(annotation)
     return {
-        "type": "object",
+        "type": ["object", "null"],
         "propertyNames": _unpacked(name)[1][0].schema,
-        "additionalProperties": _value(section, [], sections),
-        "minProperties": 1,
-        "maxProperties": longest,
+        "additionalProperties": _value(*_unpacked(value), sections),
+        "maxProperties": limits["max_length"],
     }
 
 
 def _unpacked(annotation: Any) -> tuple[Any, list[Any]]:
-    """The type in an `Annotated`, and what is annotated."""
+    """The type in an `Annotated`, or one without, and what is annotated."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, []
     return annotation.__origin__, list(annotation.__metadata__)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, get_args
-
-from pydantic import BaseModel
+from typing import Any
 
 from sidecar.config.mistake import Mistake
 from sidecar.config.report import Path, Report
 from sidecar.config.schema import FILLED_IN, Config
+from sidecar.config.section import has_free_keys, section_at
 from sidecar.config.source import Source
 
 # A file with more mistakes than this was never written by hand, and guessing what each meant takes seconds.
@@ -23,7 +22,7 @@ def explain(errors: Iterable[Any], source: Source, report: Report) -> None:
     missing, guessed = [], set()
     for error in errors:
         path: Path = tuple(error["loc"])
-        if error["type"] == "value_error" and path[0] == "dependencies" and path[2:] == ("[key]",):
+        if error["type"] == "value_error" and path[-1] == "[key]" and has_free_keys(Config, path[:-2]):
             # Pydantic's name for the key itself.
             report.error(source.key_place(path[:-1]), path[:-1], str(error["ctx"]["error"]))
         elif error["type"] == "missing":
@@ -45,6 +44,8 @@ def explain(errors: Iterable[Any], source: Source, report: Report) -> None:
 def _message(error: Any, source: Source, path: Path) -> str:
     if error["type"] == "too_long":
         return f"must have at most {error['ctx']['max_length']} entries, found {error['ctx']['actual_length']}"
+    if error["type"] == "too_short":
+        return "must not be empty"
     mistake = error.get("ctx", {}).get("error")
     message = _KINDS.get(error["type"]) or str(mistake)
     if isinstance(mistake, Mistake) and not mistake.show:
@@ -57,21 +58,8 @@ def _unknown(path: Path, *, guess: bool) -> tuple[str, str]:
     # Only on the way to an error: 5 ms that a start need not pay.
     from difflib import get_close_matches
 
-    known = [name for name in _model(path[:-1]).model_fields if name not in FILLED_IN]
+    known = [name for name in section_at(Config, path[:-1]).model_fields if name not in FILLED_IN]
     nearest = get_close_matches(str(path[-1])[:64], known, n=1) if guess else []
     if nearest:
         return nearest[0], f"unknown key, did you mean {nearest[0]}?"
     return "", f"unknown key; known here are {', '.join(known)}"
-
-
-def _model(path: Path) -> type[BaseModel]:
-    """The section that the mapping at `path` is."""
-    model: type[BaseModel] = Config
-    keys = iter(path)
-    for key in keys:
-        annotation: Any = model.model_fields[str(key)].annotation
-        if key == "dependencies":
-            next(keys)
-            annotation = get_args(annotation)[1]
-        model = annotation
-    return model

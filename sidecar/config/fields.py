@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sidecar.config import units
+from sidecar.config import terms, units
 from sidecar.config.addresses import (
     Address,
     Upstream,
@@ -74,6 +74,31 @@ def duration(least: float = 0.001, most: float = 24 * 3600) -> Kind:
     return Kind(read, {"type": "string", "pattern": units.DURATION_PATTERN})
 
 
+def number(least: float, most: float) -> Kind:
+    """A number from `least` to `most`, whole or not."""
+
+    def read(value: object) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise Mistake("must be a number")
+        return float(_bounded(value, least, most, "{:g}".format))
+
+    return Kind(read, {"type": "number", "minimum": least, "maximum": most})
+
+
+def ratio(*, zero: bool = False) -> Kind:
+    """A percentage up to 100%, and from 0% or, without `zero`, above it."""
+
+    def read(value: object) -> float:
+        part = units.parse_ratio(value)
+        if part > 1:
+            raise Mistake("must be at most 100%")
+        if part == 0 and not zero:
+            raise Mistake("must be above 0%")
+        return part
+
+    return Kind(read, {"type": "string", "pattern": units.RATIO_PATTERN})
+
+
 def size(least: int, most: int) -> Kind:
     """A size, from `least` to `most` bytes."""
 
@@ -93,6 +118,20 @@ def choice(*words: str) -> Kind:
         return value
 
     return Kind(read, {"type": "string", "enum": list(words)})
+
+
+def choice_or(kind: Kind, *words: str) -> Kind:
+    """One of a few words, or else `kind`."""
+
+    def read(value: object) -> Any:
+        if value in words:
+            return value
+        try:
+            return kind.read(value)
+        except Mistake as mistake:
+            raise Mistake(f"{mistake}, or one of {', '.join(words)}", show=mistake.show) from None
+
+    return Kind(read, {"anyOf": [choice(*words).schema, kind.schema]})
 
 
 def text(parse: Callable[[object], Any], pattern: str) -> Kind:
@@ -135,7 +174,7 @@ _network = lru_cache(maxsize=1024)(ipaddress.ip_network)
 
 
 def parse_name(value: object) -> str:
-    """The name of a dependency. Raises `Mistake`."""
+    """The name of a dependency or a candidate. Raises `Mistake`."""
     # A metric label, a log field and a path of the admin API: it holds nothing that needs quoting there.
     if not isinstance(value, str) or not re.fullmatch(_NAME, value):
         raise Mistake(
@@ -143,6 +182,14 @@ def parse_name(value: object) -> str:
             show=False,
         )
     return value
+
+
+def parse_candidate(value: object) -> str:
+    """The name of a candidate. Raises `Mistake`."""
+    name = parse_name(value)
+    if name == "shadow":
+        raise Mistake("is the name of the candidate that mode: shadow makes, so take another", show=False)
+    return name
 
 
 def _bounded(value: Number, least: Number, most: Number, written: Callable[[Any], str]) -> Number:
@@ -165,3 +212,24 @@ UpstreamAddress = Annotated[Upstream, text(parse_upstream, r"^([Hh][Tt][Tt][Pp]:
 Host = Annotated[str, text(parse_host, r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:/*]+)(:[0-9]{1,5})?$")]
 OptionalPrefix = Annotated[str | None, optional(text(parse_prefix, r"^/([!-~]*[!-.0-~])?$"))]
 TrustedNetwork = Annotated[Network, text(parse_network, r"^[0-9A-Fa-f:.]+(/[0-9.]+)?$")]
+CandidateName = Annotated[str, text(parse_candidate, f"^(?!shadow$){_NAME}$")]
+
+# Where nothing to wait for is something to ask for.
+SecondsOrNone = Annotated[float, duration(0)]
+OptionalSeconds = Annotated[float | None, optional(duration())]
+Ratio = Annotated[float, ratio()]
+RatioOrNone = Annotated[float, ratio(zero=True)]
+OptionalRatio = Annotated[float | None, optional(ratio())]
+OptionalRate = Annotated[float | None, optional(text(terms.parse_rate, terms.RATE_PATTERN))]
+WindowLength = Annotated[terms.Window, text(terms.parse_window, terms.WINDOW_PATTERN)]
+_status = Kind(
+    terms.parse_status,
+    {"type": ["integer", "string"], "pattern": terms.STATUS_PATTERN, "minimum": 100, "maximum": 599},
+)
+Status = Annotated[int | str, _status]
+RetryCondition = Annotated[int | str, choice_or(_status, "connect_error", "reset", "timeout")]
+Method = Annotated[str, text(terms.parse_method, terms.METHOD_PATTERN)]
+FieldName = Annotated[str, text(terms.parse_field_name, terms.FIELD_NAME_PATTERN)]
+_words: JsonSchema = {"type": ["string", "integer"]}
+FieldValue = Annotated[str, Kind(terms.parse_field_value, {**_words, "pattern": terms.FIELD_VALUE_PATTERN})]
+Text = Annotated[str, Kind(terms.parse_text, _words)]

@@ -19,6 +19,8 @@ from sidecar.errors import Problem
 
 # A ConfigMap holds no more either.
 LARGEST_FILE = 1 << 20
+# Values merged under every dependency, counted as often: a thousand dependencies with every key there is have a fifth.
+MAX_MERGED = 400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,14 @@ def _load(text: str, report: Report, environ: Mapping[str, str] | None) -> LoadR
 def _check_count(root: document.Mapping, report: Report) -> None:
     """Bound the work that follows, before the defaults are merged under each dependency."""
     named = root.entries["dependencies"][1] if "dependencies" in root.entries else None
-    if isinstance(named, document.Mapping) and len(named.entries) > MOST_DEPENDENCIES:
+    if not isinstance(named, document.Mapping):
+        return
+    if len(named.entries) > MOST_DEPENDENCIES:
         report.fail(named.place, f"has {len(named.entries)} dependencies, and {MOST_DEPENDENCIES} is the most")
+    for key in ("defaults", "listener"):
+        place, values = root.entries.get(key, (named.place, named))
+        if values is not named and values.size * len(named.entries) > MAX_MERGED:
+            report.fail(place, f"holds {values.size} values, too many to merge into {len(named.entries)} dependencies")
 
 
 def _salvage(values: Any, report: Report) -> Config:

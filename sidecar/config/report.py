@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import NamedTuple, NoReturn
 
 from sidecar.errors import ConfigError, Problem
@@ -75,6 +76,11 @@ def dotted(path: Path) -> str:
         else:
             text += f".{part}" if re.fullmatch(r"[\w-]{1,64}", part) else f".{shown(part)}"
     return text.removeprefix(".")
+
+
+def within(path: Path, paths: Container[Path]) -> bool:
+    """Whether `path`, or what holds it, is one of `paths`."""
+    return any(path[:depth] in paths for depth in range(1, len(path) + 1))
 
 
 def shown(value: object) -> str:

@@ -1,12 +1,14 @@
 """What must hold between keys: every dependency can be reached, and nothing is claimed twice. And what is
-merely odd."""
+merely odd. The rules of the policies stand in `policy_rules`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
+from sidecar.config import policy_rules, units
 from sidecar.config.addresses import Address, overlap
-from sidecar.config.report import Path, Report, dotted
+from sidecar.config.report import Path, Report, dotted, within
 from sidecar.config.schema import Config, Dependency
 from sidecar.config.source import Source
 
@@ -34,6 +36,7 @@ def check(config: Config, source: Source, report: Report) -> None:
         report.error(source.place(path), path, "must name at least one dependency, with its upstream")
     _check_routes(config, source, report)
     _check_addresses(config, source, report, wrong)
+    _check_buckets(config, source, report)
     for name, dependency in config.dependencies.items():
         listener: Path = ("dependencies", name, "listener")
         if dependency.listen is None and source.has(listener):
@@ -45,6 +48,7 @@ def check(config: Config, source: Source, report: Report) -> None:
             )
         if dependency.listen is None and ("listen",) not in wrong:
             _check_reach(name, config, source, report)
+        policy_rules.check(dependency, source, report, wrong)
     if not report.paths:
         _warn(config, source, report)
 
@@ -79,7 +83,7 @@ def _check_addresses(config: Config, source: Source, report: Report, wrong: set[
     # Those that are written come last and in the order of the file, for they are where something can be
     # changed.
     for path, address in sorted(claims, key=lambda claim: (source.has(claim[0]), source.place(claim[0]))):
-        if address is None or any(path[:depth] in wrong for depth in range(1, len(path) + 1)):
+        if address is None or within(path, wrong):
             continue
         for first, other in taken:
             if overlap(address, other):
@@ -88,6 +92,17 @@ def _check_addresses(config: Config, source: Source, report: Report, wrong: set[
                 report.error(source.place(path), path, message)
                 break
         taken.append((path, address))
+
+
+def _check_buckets(config: Config, source: Source, report: Report) -> None:
+    """Each bucket of a histogram holds more than the one before."""
+    bounds = config.metrics.buckets
+    for number, (lower, upper) in enumerate(pairwise(bounds), 1):
+        if upper <= lower:
+            path: Path = ("metrics", "buckets", number)
+            found = source.shown(path, units.format_duration(upper))
+            before = source.shown((*path[:-1], number - 1), units.format_duration(lower))
+            report.error(source.place(path), path, f"must be above the one before it, {before}, found {found}")
 
 
 def _check_reach(name: str, config: Config, source: Source, report: Report) -> None:
@@ -125,3 +140,4 @@ def _warn(config: Config, source: Source, report: Report) -> None:
         # Only where it was asked for: who lowers max_connections alone means just that.
         if "max_idle" in pool.model_fields_set and pool.max_idle > pool.max_connections:
             report.warning(source.place(path), path, "is more than max_connections, so it is never reached")
+    policy_rules.warn(config, source, report)

@@ -6,15 +6,18 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, plain
+from sidecar.config.policies import Candidate
 from sidecar.config.report import Path, Place, shown
-from sidecar.config.schema import Defaults
+from sidecar.config.schema import MOST_CANDIDATES, Defaults
+from sidecar.config.section import section_at
 
 
 class Source:
     """The tree of a configuration file, whose root is a mapping.
 
-    `defaults` is merged under each dependency, and the top-level `listener` under each dependency's own.
-    Merged values keep their place, so a mistake among them is found where it was written."""
+    `defaults` is merged under each dependency, the top-level `listener` under each dependency's own, and a dependency's
+    policies under what its candidates name. Merged values keep their place, so a mistake among them is found where it
+    was written."""
 
     def __init__(self, root: Mapping) -> None:
         self._written = root
@@ -27,6 +30,10 @@ class Source:
     def has(self, path: Path) -> bool:
         """Whether the file itself has a value at `path`, not counting what is merged there."""
         return _find(self._written, path) is not None
+
+    def knows(self, path: Path) -> bool:
+        """Whether the file has a value at `path`, counting what is merged there."""
+        return _find(self._merged, path) is not None
 
     def place(self, path: Path) -> Place:
         """Where the value at `path` stands. What is not written, even by merging, stands where its parent's
@@ -85,11 +92,48 @@ def _merge(root: Mapping) -> Mapping:
     if "listener" in root.entries:
         under["listener"] = root.entries["listener"]
     base = Mapping(dependencies.place, under)
+    entries = dict(root.entries)
+    if "defaults" in entries:
+        entries["defaults"] = (entries["defaults"][0], _with_candidates(entries["defaults"][1]))
     merged: dict[str, tuple[Place, Node]] = {
-        name: (place, _overlay(base, dependency)) for name, (place, dependency) in dependencies.entries.items()
+        name: (place, _with_candidates(_overlay(base, dependency)))
+        for name, (place, dependency) in dependencies.entries.items()
     }
-    place = root.entries["dependencies"][0]
-    return Mapping(root.place, {**root.entries, "dependencies": (place, Mapping(dependencies.place, merged))})
+    entries["dependencies"] = (entries["dependencies"][0], Mapping(dependencies.place, merged))
+    return Mapping(root.place, entries)
+
+
+def _with_candidates(dependency: Node) -> Node:
+    """`dependency`, or the defaults, with what its candidates do not say of a policy that they name taken from its own.
+
+    An empty section names its policy, so it becomes a mapping, which null would not be to the schema."""
+    candidates = _child(dependency, "candidates")
+    # Too many are a mistake, which need not be made larger.
+    if not isinstance(dependency, Mapping) or not isinstance(candidates, Mapping):
+        return dependency
+    if len(candidates.entries) > MOST_CANDIDATES:
+        return dependency
+    bases = {policy: _terms(dependency, policy) for policy in Candidate.model_fields}
+    whole: dict[str, tuple[Place, Node]] = {}
+    for name, (place, candidate) in candidates.entries.items():
+        if isinstance(candidate, Mapping):
+            entries = {
+                key: (at, _overlay(bases[key], value) if key in bases else value)
+                for key, (at, value) in candidate.entries.items()
+            }
+            candidate = Mapping(candidate.place, entries)
+        whole[name] = (place, candidate)
+    place = dependency.entries["candidates"][0]
+    return Mapping(dependency.place, {**dependency.entries, "candidates": (place, Mapping(candidates.place, whole))})
+
+
+def _terms(dependency: Mapping, policy: str) -> Mapping:
+    """What a dependency says of a policy, less what a candidate cannot: the mode, and mistakes."""
+    own = _child(dependency, policy)
+    if not isinstance(own, Mapping):
+        return Mapping(dependency.place, {})
+    known = section_at(Candidate, (policy,)).model_fields
+    return Mapping(own.place, {key: entry for key, entry in own.entries.items() if key in known})
 
 
 def _overlay(base: Node, top: Node) -> Node:
@@ -107,5 +151,5 @@ def _overlay(base: Node, top: Node) -> Node:
     return Mapping(top.place, entries)
 
 
-def _child(mapping: Mapping, key: str) -> Node | None:
-    return mapping.entries[key][1] if key in mapping.entries else None
+def _child(node: Node, key: str) -> Node | None:
+    return node.entries[key][1] if isinstance(node, Mapping) and key in node.entries else None

@@ -1,4 +1,4 @@
-"""Durations and sizes: from the text in a file to seconds and bytes, and back."""
+"""Durations, sizes and ratios: from the text in a file to seconds, bytes and parts of 1, and the first two back."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from sidecar.config.mistake import Mistake
 # Kept to nine digits: no limit here is longer than a day, and arithmetic stays exact.
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _SIZE = re.compile(r"([0-9]{1,12})(B|kB|KB|MB|GB|KiB|MiB|GiB)")
+_RATIO = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%")
 
 DURATION_PATTERN = f"^{_DURATION.pattern}$"
 SIZE_PATTERN = f"^{_SIZE.pattern}$"
+RATIO_PATTERN = f"^{_RATIO.pattern}$"
 
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 # Largest first: formatting takes the first that divides.
@@ -54,3 +56,11 @@ def format_size(size: int) -> str:
     """The text with the largest unit that `parse_size` reads as `size` bytes."""
     unit = next((unit for unit, length in _BYTES.items() if size >= length and size % length == 0), "B")
     return f"{size // _BYTES[unit]}{unit}"
+
+
+def parse_ratio(value: object) -> float:
+    """The part of 1 of a text such as `50%` or `12.5%`. Raises `Mistake` for anything else."""
+    match = _RATIO.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise Mistake("must be a percentage such as 50% or 12.5%")
+    return float(match[1]) / 100

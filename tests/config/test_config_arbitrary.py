@@ -9,11 +9,12 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import Problem, load_text
-from sidecar.config.schema import Config, Dependency, Listener, Pool, Timeout
+from sidecar.config import Problem, load_text, policies, schema
+from sidecar.config.section import Section
 from sidecar.errors import ConfigError
 
-KEYS = sorted({name for model in (Config, Dependency, Listener, Pool, Timeout) for name in model.model_fields})
+SECTIONS = [each for module in (schema, policies) for each in vars(module).values() if isinstance(each, type)]
+KEYS = sorted({name for each in SECTIONS if issubclass(each, Section) for name in each.model_fields})
 
 scalars = (
     st.none()
@@ -24,6 +25,7 @@ scalars = (
     | st.sampled_from(
         ["http://a", "unix:/a", "5s", "1KiB", ":1", "127.0.0.1:21080", "/a", "append", "${A}", "${B}", "a:80"]
     )
+    | st.sampled_from(["50%", "0%", "100/second", "off", "shadow", "5xx", "100 calls", "GET", "CIRCUIT_OPEN"])
 )
 values = st.recursive(
     scalars,

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
 
 from sidecar.config import json_schema, load_text
-from sidecar.config.schema import Config, Defaults, Dependency, Listener, Metrics, Pool, Timeout
+from sidecar.config.schema import Config
+from sidecar.config.section import Section, unwrapped
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json_schema()
@@ -21,6 +22,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "string": (str,),
     "integer": (int,),
+    "number": (int, float),
     "boolean": (bool,),
     "null": (type(None),),
 }
@@ -45,13 +47,15 @@ def faults(value: object, schema: dict[str, Any], path: str = "") -> Iterator[st
             case "pattern":
                 good = not isinstance(value, str) or re.search(rule, value) is not None
             case "minimum":
-                good = not isinstance(value, int) or value >= rule
+                good = not isinstance(value, (int, float)) or value >= rule
             case "maximum":
-                good = not isinstance(value, int) or value <= rule
+                good = not isinstance(value, (int, float)) or value <= rule
             case "minProperties":
                 good = not isinstance(value, dict) or len(value) >= rule
             case "maxProperties":
                 good = not isinstance(value, dict) or len(value) <= rule
+            case "minItems":
+                good = not isinstance(value, list) or len(value) >= rule
             case "maxItems":
                 good = not isinstance(value, list) or len(value) <= rule
             case "required":
@@ -82,8 +86,22 @@ def test_schema_is_json_of_the_draft_that_editors_know() -> None:
     assert SCHEMA["$defs"]["Dependency"]["required"] == ["upstream"]
 
 
-@pytest.mark.parametrize("model", [Config, Defaults, Dependency, Listener, Metrics, Pool, Timeout])
-def test_every_section_names_its_keys_and_describes_them(model: type[Config]) -> None:
+def models(model: type[Section] = Config) -> Iterator[type[Section]]:
+    yield model
+    for field in model.model_fields.values():
+        annotation, _ = unwrapped(field.annotation)
+        inner = get_args(annotation)[1] if get_origin(annotation) is dict else annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from models(inner)
+
+
+def test_schema_has_every_section() -> None:
+    assert {model.__name__ for model in models()} == {*SCHEMA["$defs"], "Config"}
+    assert len(SCHEMA["$defs"]) == 22
+
+
+@pytest.mark.parametrize("model", sorted(set(models()), key=lambda model: model.__name__))
+def test_every_section_names_its_keys_and_describes_them(model: type[Section]) -> None:
     section = SCHEMA if model is Config else SCHEMA["$defs"][model.__name__]
     assert set(section["properties"]) == set(model.model_fields) - {"name"}
     assert section["additionalProperties"] is False
@@ -121,6 +139,17 @@ def test_defaults_are_as_written_and_fit_their_own_keys() -> None:
             'listener: {backlog: "${B:-5}", forwarded: "${C:-off}", allow_half_close: "${D:-true}"}\n'
             'dependencies: {a: {upstream: "http://${E:-a}:${F:-80}"}}'
         ),
+        (
+            "access_log: {sample: 0%, always: [4xx]}\nmetrics: {buckets: [1s]}\n"
+            "dependencies:\n  a:\n    upstream: http://a\n"
+            "    rate_limit: {rate: 10 per 2 Minutes, burst: 5}\n"
+            "    circuit_breaker: {window: 100 calls, failure_statuses: [429, '500', 4XX]}\n"
+            "    retry: {'on': [timeout, 429, 5xx], methods: [M-SEARCH], budget: {min_per_second: 0.5}}\n"
+            "    fallback: {'on': [CIRCUIT_OPEN], headers: {X-A: '', x-b: 5}, body: 7}\n"
+            "    candidates: {b: {rate_limit: , circuit_breaker: {open_for: 1s}}, c: }\n"
+            "    expected_latency: 1s\n"
+        ),
+        "dependencies: {a: {upstream: http://a, candidates: , fallback: {headers: }, queue: }}",
     ],
 )
 def test_what_loads_fits_the_schema(text: str) -> None:
@@ -148,6 +177,24 @@ def test_what_loads_fits_the_schema(text: str) -> None:
         ),
         ({"dependencies": {"a": {"upstream": "http://a"}}, "listen": "a"}, ".listen: anyOf"),
         ({"dependencies": {"a": {"upstream": "http://a"}}, "drain_idle": 5}, ".drain_idle: anyOf"),
+        ({"dependencies": None}, ".dependencies: type"),
+        ({"dependencies": {"a": {"upstream": "http://a"}}, "metrics": {"buckets": []}}, ".metrics.buckets: minItems"),
+        (
+            {"dependencies": {"a": {"upstream": "http://a", "candidates": {"shadow": {}}}}},
+            ".dependencies.a.candidates: propertyNames",
+        ),
+        (
+            {"dependencies": {"a": {"upstream": "http://a", "candidates": {"b": {"rate_limit": {"mode": "off"}}}}}},
+            ".dependencies.a.candidates.b.rate_limit: additionalProperties",
+        ),
+        (
+            {"dependencies": {"a": {"upstream": "http://a", "retry": {"methods": ["get"]}}}},
+            ".dependencies.a.retry.methods: anyOf",
+        ),
+        (
+            {"dependencies": {"a": {"upstream": "http://a", "retry": {"on": [600]}}}},
+            ".dependencies.a.retry.on[]: anyOf",
+        ),
         (
             {"dependencies": {"a": {"upstream": "http://a"}}, "defaults": {"prefix": "/"}},
             ".defaults: additionalProperties",

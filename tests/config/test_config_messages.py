@@ -26,7 +26,7 @@ TOP = "dependencies: {a: {upstream: http://a}}\n"
         (
             "zzz: 1",
             (
-                "zzz: unknown key; known here are listen, listener, metrics, drain_idle, drain_timeout, "
+                "zzz: unknown key; known here are listen, listener, metrics, access_log, drain_idle, drain_timeout, "
                 "defaults, dependencies"
             ),
         ),
@@ -113,7 +113,8 @@ TOP = "dependencies: {a: {upstream: http://a}}\n"
             "defaults: {upstream: http://a}",
             (
                 "defaults.upstream: unknown key; known here are strip_prefix, preserve_host, max_body, "
-                "max_response_head, timeout, pool"
+                "max_response_head, timeout, pool, rate_limit, concurrency, queue, circuit_breaker, retry, "
+                "fallback, candidates, expected_latency"
             ),
         ),
         ("defaults: {pool: {max_idle: -1}}", "defaults.pool.max_idle: must be at least 0, found -1"),
@@ -125,7 +126,7 @@ TOP = "dependencies: {a: {upstream: http://a}}\n"
         (
             '"a\\nb": 7',
             (
-                "'a\\nb': unknown key; known here are listen, listener, metrics, drain_idle, "
+                "'a\\nb': unknown key; known here are listen, listener, metrics, access_log, drain_idle, "
                 "drain_timeout, defaults, dependencies"
             ),
         ),
@@ -165,7 +166,8 @@ def test_mistake_at_the_top_is_one_line(text: str, line: str, report: Lines) -> 
             "a: {upstream: http://a, name: a}",
             (
                 "2:27: dependencies.a.name: unknown key; known here are strip_prefix, preserve_host, "
-                "max_body, max_response_head, timeout, pool, upstream, listen, listener, hosts, prefix"
+                "max_body, max_response_head, timeout, pool, rate_limit, concurrency, queue, circuit_breaker, retry, "
+                "fallback, candidates, expected_latency, upstream, listen, listener, hosts, prefix"
             ),
         ),
         ("a: {upstream: http://a, hosts: a}", "2:34: dependencies.a.hosts: must be a list, found 'a'"),

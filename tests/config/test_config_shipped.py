@@ -51,13 +51,15 @@ def test_reference_states_the_defaults() -> None:
 
 def test_reference_states_the_defaults_in_the_words_of_the_schema() -> None:
     schema, file = json_schema(), yaml.safe_load(REFERENCE)
-    sections = {"Listener": file["listener"], "Metrics": file["metrics"], "Defaults": file["defaults"]}
-    sections |= {"Timeout": file["defaults"]["timeout"], "Pool": file["defaults"]["pool"]}
-    sections |= {"Dependency": file["dependencies"]["payments"], "": file}
-    for name, section in sections.items():
-        properties = schema["$defs"][name]["properties"] if name else schema["properties"]
+
+    def check(properties: dict[str, Any], section: dict[str, Any]) -> None:
         for key, value in section.items():
             assert value == properties[key].get("default", value), key
+            if "$ref" in properties[key]:
+                check(schema["$defs"][properties[key]["$ref"].rpartition("/")[2]]["properties"], value)
+
+    check(schema["properties"], file)
+    check(schema["$defs"]["Dependency"]["properties"], file["dependencies"]["payments"])
 
 
 def test_commented_keys_of_the_reference_work_where_they_stand() -> None:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import gc
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
     from sidecar.config import Config
 
 _INVALID = 1
+_STDOUT = 1
+
+_LAST_LINES_S = 1.0
+"""How long the end may wait for whoever reads the log."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,12 +93,40 @@ def _serve(path: str, run: Callable[[Config], int]) -> int:
     config = _load(path)
     if config is None:
         return _INVALID
-    _log_to_stderr()
     try:
-        return run(config)
+        with _logs_on_stdout():
+            return run(config)
     except StartError as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return _INVALID
+
+
+@contextlib.contextmanager
+def _logs_on_stdout() -> Iterator[None]:
+    """Log as JSON on standard output meanwhile. What is logged behind it, as the process ends, goes where it went."""
+    from sidecar.telemetry.logs import LogSink, configure
+
+    sink = LogSink(_standard_output())
+    undo = configure(sink)
+    try:
+        yield
+    finally:
+        undo()
+        sink.close(_LAST_LINES_S)
+
+
+def _standard_output() -> int:
+    """Its descriptor, past Python's buffers.
+
+    Where the process was started without one, the number would go to what is opened next, and the log into somebody's
+    connection; so /dev/null takes its place, and keeps it.
+    """
+    if sys.__stdout__ is not None:
+        return _STDOUT
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    if descriptor != _STDOUT:
+        os.dup2(descriptor, _STDOUT)
+    return _STDOUT
 
 
 @contextlib.contextmanager
@@ -136,7 +167,3 @@ def _schema(_: argparse.Namespace) -> int:
 
     print(json.dumps(json_schema(), indent=2))
     return 0
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

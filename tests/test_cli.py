@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
 import sidecar
 from sidecar.cli import main
 from sidecar.config import json_schema
-from tests.e2e.harness import ROOT, Sidecar, Upstream, free_port, fresh_host, get
+from tests.e2e.harness import (
+    PATIENCE_S,
+    ROOT,
+    Sidecar,
+    Upstream,
+    Wire,
+    connect,
+    eventually,
+    free_port,
+    fresh_host,
+    full_pipe,
+    get,
+    in_pipe,
+)
 
 VALID = """\
 listen: {listen}
@@ -193,4 +209,80 @@ def test_interrupt_before_the_start_is_no_traceback(monkeypatch: pytest.MonkeyPa
 def test_run_says_where_it_listens_and_serves(tmp_path: Path) -> None:
     with Upstream() as upstream, Sidecar(tmp_path, {"a": {"upstream": upstream.url, "prefix": "/a"}}) as running:
         assert running.ask(get("/a/x")).body == b"GET /x"
-        assert f"ready: listening on {running.host}:{running.address[1]}" in running.said()
+        ready = eventually(running.logged, "it has logged something")[0]
+        assert ready["msg"] == f"ready: listening on {running.host}:{running.address[1]}"
+        assert (ready["level"], ready["logger"]) == ("info", "sidecar")
+
+
+def test_run_logs_up_to_its_end(tmp_path: Path) -> None:
+    with Sidecar(tmp_path, {"a": {"upstream": "http://127.0.0.1:1", "prefix": "/a"}}) as running:
+        pass
+
+    assert [line["msg"].partition(":")[0] for line in running.logged()] == ["ready", "draining", "stopped"]
+    assert running.err.read_text() == ""
+
+
+def test_full_pipe_that_nobody_reads_holds_up_neither_requests_nor_the_end(tmp_path: Path) -> None:
+    with full_pipe() as (reading, writing, filled), Upstream() as upstream:
+        running = Sidecar(tmp_path, {"a": {"upstream": upstream.url, "prefix": "/a"}})
+        running.stdout = writing
+        with running:  # which ends it by SIGTERM and expects the exit status 0
+            for number in range(20):
+                assert running.ask(get(f"/a/{number}")).body == b"GET /%d" % number
+
+        assert in_pipe(reading) == b"x" * filled, "nothing of the log has fitted in"
+
+
+def test_log_goes_on_when_a_full_pipe_is_read_again(tmp_path: Path) -> None:
+    with full_pipe() as (reading, writing, filled), Upstream() as upstream:
+        running = Sidecar(tmp_path, {"a": {"upstream": upstream.url, "prefix": "/a"}})
+        running.stdout = writing
+        with running:
+            assert running.ask(get("/a/x")).body == b"GET /x"
+            read = bytearray()
+            eventually(lambda: read.extend(in_pipe(reading)) or read.endswith(b"}\n"), "the log goes on")
+
+    assert b'"msg":"ready: ' in read[filled:]
+
+
+def test_reader_of_the_log_that_is_gone_does_not_matter(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        with Upstream() as upstream:
+            running = Sidecar(tmp_path, {"a": {"upstream": upstream.url, "prefix": "/a"}})
+            running.stdout = writing
+            with running:
+                assert running.ask(get("/a/x")).body == b"GET /x"
+    finally:
+        os.close(writing)
+
+
+def test_log_of_a_process_without_standard_output_goes_nowhere(valid: Path, tmp_path: Path) -> None:
+    with Upstream() as upstream:
+        valid.write_text(valid.read_text().replace("http://127.0.0.1:8080", upstream.url))
+        config = yaml.safe_load(valid.read_text())
+        host, _, port = config["listen"].rpartition(":")
+        err = tmp_path / "stderr"
+        closing = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "sidecar", "run", "--config", str(valid)]
+        with err.open("wb") as stderr:
+            process = psutil.Popen(closing, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=stderr)
+        try:
+            with eventually(lambda: connected(host, int(port)), "it listens") as wire:
+                wire.send(get("/payments/x"))
+                assert wire.response().body == b"GET /x"
+            assert os.readlink(f"/proc/{process.pid}/fd/1") == os.devnull
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait(PATIENCE_S)
+        assert err.read_text() == ""
+
+
+def connected(host: str, port: int) -> Wire | None:
+    try:
+        return connect((host, port))
+    except ConnectionRefusedError:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import signal
@@ -20,7 +21,7 @@ from aiohttp.test_utils import TestClient
 
 from sidecar.cli import main
 from sidecar.demo import demo_application
-from tests.e2e.harness import PATIENCE_S, ROOT, connect, eventually, free_port, fresh_host, get, need
+from tests.e2e.harness import PATIENCE_S, ROOT, connect, eventually, free_port, fresh_host, get, is_complaint, need
 
 SHIPPED = (ROOT / "config" / "demo.yaml").read_text()
 
@@ -28,9 +29,22 @@ SHIPPED = (ROOT / "config" / "demo.yaml").read_text()
 @dataclass
 class Demo:
     process: psutil.Popen
-    printed: str
-    log: Path
+    out: Path
+    err: Path
     address: tuple[str, int]
+
+    @property
+    def printed(self) -> str:
+        """What it says to whoever started it, before its log begins."""
+        return "".join(line for line in self._lines if not line.startswith("{"))
+
+    @property
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines if line.startswith("{")]
+
+    @property
+    def _lines(self) -> list[str]:
+        return self.out.read_text().splitlines(keepends=True)
 
     @property
     def authority(self) -> str:
@@ -61,9 +75,9 @@ def running_demo(folder: Path) -> Iterator[Demo]:
         command = [sys.executable, "-m", "sidecar", "demo", "--config", str(file)]
         process = psutil.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
     try:
-        eventually(lambda: "ready" in err.read_text() or process.poll() is not None, "the demo is ready")
+        eventually(lambda: '"msg":"ready: ' in out.read_text() or process.poll() is not None, "the demo is ready")
         assert process.poll() is None, err.read_text()
-        yield Demo(process, out.read_text(), err, address)
+        yield Demo(process, out, err, address)
     finally:
         if process.poll() is None:
             process.kill()
@@ -99,6 +113,12 @@ def test_the_three_lines_that_it_prints_work(demo: Demo) -> None:
     assert "DOWNSTREAM_FAILURE" in answers[2]
 
 
+def test_invitation_comes_before_the_log(demo: Demo) -> None:
+    assert demo.out.read_text().startswith(demo.printed)
+    assert demo.printed.strip().startswith("The demo dependency listens on ")
+    assert demo.logged[0]["msg"] == f"ready: listening on {demo.authority}"
+
+
 def test_readme_and_tutorial_show_the_lines_that_it_prints(demo: Demo) -> None:
     shipped = yaml.safe_load(SHIPPED)["listen"]
     printed = {tuple(shlex.split(line, comments=True)) for line in printed_commands(demo)}
@@ -122,11 +142,9 @@ def test_interrupt_drains_and_exits_0(tmp_path: Path) -> None:
         assert (response.status, response.closes) == (200, True)
         wire.close()
         assert demo.process.wait(PATIENCE_S) == 0
-        said = demo.log.read_text()
-        assert "draining" in said
-        assert "stopped" in said
-        assert "Traceback" not in said
-        assert "ERROR" not in said
+        assert [line["msg"].partition(":")[0] for line in demo.logged] == ["ready", "draining", "stopped"]
+        assert not any(map(is_complaint, demo.logged))
+        assert demo.err.read_text() == ""
 
 
 @pytest.mark.parametrize(

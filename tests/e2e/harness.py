@@ -33,6 +33,7 @@ PATIENCE_S = 30.0
 """How long to wait for what should happen at once, on a machine that is busy."""
 
 _COMPLAINTS = ("Traceback", "ERROR", "CRITICAL", "never awaited", "Warning")
+"""On standard error."""
 
 T = TypeVar("T")
 Address = tuple[str, int] | str
@@ -336,6 +337,37 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> Wire:
     return Wire(sock, "sidecar")
 
 
+# -- pipes
+
+
+@contextlib.contextmanager
+def full_pipe() -> Iterator[tuple[int, int, int]]:
+    """A pipe into which nothing more fits, both ends blocking; yields them and how many octets are in it."""
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        filled = 0
+        for size in (1 << 16, 1):  # the last octets too, where the kernel takes only whole writes
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    filled += os.write(writing, b"x" * size)
+        os.set_blocking(writing, True)
+        yield reading, writing, filled
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def in_pipe(reading: int) -> bytes:
+    """What is in a pipe now; takes it out."""
+    os.set_blocking(reading, False)
+    octets = bytearray()
+    with contextlib.suppress(BlockingIOError):
+        while more := os.read(reading, 1 << 16):
+            octets += more
+    return bytes(octets)
+
+
 # -- the upstream
 
 
@@ -462,21 +494,37 @@ def free_port(host: str) -> int:
         return int(server.getsockname()[1])
 
 
+def log_lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log so far, each of which has to be an object of JSON in ASCII."""
+    octets = file.read_bytes()
+    lines = octets[: octets.rfind(b"\n") + 1].splitlines()
+    documents = [json.loads(line.decode("ascii")) for line in lines]
+    assert all(isinstance(document, dict) for document in documents)
+    return documents
+
+
+def is_complaint(line: dict[str, Any]) -> bool:
+    """Whether a line of the log is one that a healthy sidecar does not write."""
+    return line["level"] in ("error", "critical") or "exception" in line or line.get("logger") == "py.warnings"
+
+
 class Sidecar:
     """A sidecar as a process of its own. `with` starts it and stops it by SIGTERM, and asserts that it went well.
 
     Args:
-        folder: for its configuration and its log.
+        folder: for its configuration and what it writes.
         dependencies: as in the YAML.
         settings: the other keys at the top level of the YAML.
 
     Attributes:
         exit_status: that a good end has.
+        stdout: a descriptor for its log; None for the file `out`.
     """
 
     def __init__(self, folder: Path, dependencies: dict[str, Any], **settings: Any) -> None:
         self.folder = folder
-        self.log = folder / "stderr"
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        self.stdout: int | None = None
         self.host = fresh_host()
         self.address: tuple[str, int] = (self.host, free_port(self.host))
         self.metrics = (self.host, free_port(self.host))
@@ -512,13 +560,13 @@ class Sidecar:
 
     def start(self) -> None:
         """Start the process and wait until it is ready."""
-        with self.log.open("ab") as log:
+        with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = psutil.Popen(
                 [sys.executable, "-m", "sidecar", "run", "--config", str(self.config)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
+                stdout=out if self.stdout is None else self.stdout,
+                stderr=err,
             )
         try:
             eventually(self._ready, "the sidecar is ready")
@@ -549,11 +597,20 @@ class Sidecar:
             self.process.wait(PATIENCE_S)
 
     def said(self) -> str:
-        return self.log.read_text("utf-8", "replace")[-4000:]
+        """The end of what it has written, for a person."""
+        return "\n".join(file.read_text("utf-8", "replace")[-4000:] for file in (self.out, self.err))
 
-    def complaints(self) -> list[str]:
-        """Lines of the log that a healthy sidecar does not write."""
-        return [line for line in self.said().splitlines() if any(word in line for word in _COMPLAINTS)]
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of its log so far. They come a moment behind what they tell of."""
+        return log_lines(self.out)
+
+    def complaints(self) -> list[object]:
+        """What a healthy sidecar does not write."""
+        lines = self.err.read_text("utf-8", "replace").splitlines()
+        return [
+            *(line for line in lines if any(word in line for word in _COMPLAINTS)),
+            *(line for line in self.logged() if is_complaint(line)),
+        ]
 
     def control(self, path: str) -> Message:
         """What the read-only port answers."""

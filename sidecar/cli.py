@@ -15,6 +15,7 @@ from sidecar import __version__
 
 if TYPE_CHECKING:
     from sidecar.config import Config
+    from sidecar.telemetry.logs import LogSink
 
 _INVALID = 1
 _STDOUT = 1
@@ -86,7 +87,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     return _serve(arguments.config, run_demo)
 
 
-def _serve(path: str, run: Callable[[Config], int]) -> int:
+def _serve(path: str, run: Callable[[Config, LogSink], int]) -> int:
     """Run what a configuration describes, until it is told to stop."""
     from sidecar.errors import StartError
 
@@ -94,22 +95,22 @@ def _serve(path: str, run: Callable[[Config], int]) -> int:
     if config is None:
         return _INVALID
     try:
-        with _logs_on_stdout():
-            return run(config)
+        with _logs_on_stdout() as sink:
+            return run(config, sink)
     except StartError as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return _INVALID
 
 
 @contextlib.contextmanager
-def _logs_on_stdout() -> Iterator[None]:
+def _logs_on_stdout() -> Iterator[LogSink]:
     """Log as JSON on standard output meanwhile. What is logged behind it, as the process ends, goes where it went."""
     from sidecar.telemetry.logs import LogSink, configure
 
     sink = LogSink(_standard_output())
     undo = configure(sink)
     try:
-        yield
+        yield sink
     finally:
         undo()
         sink.close(_LAST_LINES_S)

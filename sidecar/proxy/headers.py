@@ -38,8 +38,10 @@ _END: Final = b"\r\n\r\n"
 _CHUNKED: Final = b"\r\nTransfer-Encoding: chunked"
 _CLOSE: Final = b"\r\nConnection: close"
 _KEEP_ALIVE: Final = b"\r\nConnection: keep-alive"
+# Versions behind 00 may have more than we know (section 3.2).
 _TRACEPARENT: Final = re.compile(
-    rb"\r\n[Tt][Rr][Aa][Cc][Ee][Pp][Aa][Rr][Ee][Nn][Tt]:[ \t]*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}"
+    rb"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?",
+    re.DOTALL,
 )
 
 
@@ -196,10 +198,14 @@ def trace_id(block: bytes) -> str | None:
     Args:
         block: its field lines.
     """
-    match = _TRACEPARENT.search(block)
-    if match is None or match[1] == b"ff" or not match[2].strip(b"0") or not match[3].strip(b"0"):
+    at = block.lower().find(b"\r\ntraceparent:")
+    if at < 0:
         return None
-    return match[2].decode("ascii")
+    value = block[at + 14 :].partition(b"\r\n")[0].strip(b" \t")
+    match = _TRACEPARENT.fullmatch(value)
+    if match is None or (match["version"] == b"00" and match["more"] is not None):
+        return None
+    return match["trace"].decode("ascii")
 
 
 def max_forwards(head: RequestHead) -> int:

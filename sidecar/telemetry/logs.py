@@ -16,7 +16,7 @@ from typing import Final
 from sidecar.telemetry.lines import RESERVED, line_of, plain, timestamp
 from sidecar.telemetry.sink import LogSink
 
-__all__ = ["ALWAYS", "MAX_PATH", "AccessLog", "JsonHandler", "LogSink", "configure", "trace_id"]
+__all__ = ["ALWAYS", "MAX_PATH", "AccessLog", "JsonHandler", "LogSink", "configure"]
 
 ALWAYS: Final = frozenset({"rejected", "4xx", "5xx", "slow"})
 """The requests that an access log can be told to log whatever its sample is."""
@@ -179,7 +179,7 @@ class AccessLog:
             attempts: how often the dependency was asked.
             duration_s: from the request's head to the end of the answer.
             waited_s: of that, the time in which the request stood in a queue.
-            trace_id: see the function of this name.
+                trace_id: of the trace that the request belongs to, if it does.
         """
         refused = "" if code is None else f',"code":{encode_basestring_ascii(code)}'
         traced = "" if trace_id is None else f',"trace_id":{encode_basestring_ascii(trace_id)}'
@@ -216,21 +216,3 @@ def _printable(octets: bytes, most: int) -> str:
 
 def _percent(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match[0][0]
-
-
-_TRACEPARENT: Final = re.compile(
-    rb"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?",
-    re.DOTALL,
-)
-
-
-def trace_id(traceparent: bytes | None) -> str | None:
-    """The trace id of a `traceparent` field (W3C Trace Context, section 3.2); None without a valid one.
-
-    Args:
-        traceparent: the field's value without surrounding white space. Versions behind 00 may have more than we know.
-    """
-    match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
-    if match is None or (match["version"] == b"00" and match["more"] is not None):
-        return None
-    return match["trace"].decode("ascii")

@@ -506,6 +506,10 @@ def _metric(family: Family, pools: Sequence[Pool], now: float) -> Metric:
     return metric
 
 
+def _bound(seconds: float) -> str:
+    return str(floatToGoString(seconds))  # type: ignore[no-untyped-call]
+
+
 def _histogram(family: HistogramFamily, pools: Sequence[Pool]) -> Metric:
     metric = Metric(family.name, family.help, "histogram")
     for pool in pools:
@@ -514,7 +518,7 @@ def _histogram(family: HistogramFamily, pools: Sequence[Pool]) -> Metric:
         so_far = 0
         for bound, count in zip([*histogram.bounds, float("inf")], histogram.counts, strict=True):
             so_far += count
-            metric.add_sample(f"{family.name}_bucket", dependency | {"le": floatToGoString(bound)}, so_far)
+            metric.add_sample(f"{family.name}_bucket", dependency | {"le": _bound(bound)}, so_far)
         metric.add_sample(f"{family.name}_count", dependency, so_far)
         metric.add_sample(f"{family.name}_sum", dependency, histogram.sum_s)
     return metric

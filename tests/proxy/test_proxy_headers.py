@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from sidecar.errors import BadRequest, Refusal
 from sidecar.proxy.fields import ALIASED
-from sidecar.proxy.headers import Forwarding, cut, max_forwards, replace, request_for_upstream, response_for_downstream
+from sidecar.proxy.headers import (
+    Forwarding,
+    cut,
+    max_forwards,
+    replace,
+    request_for_upstream,
+    response_for_downstream,
+    trace_id,
+)
 from tests.proxy.heads import headers_of, request_head, response_head
 from tests.proxy.transcript import message
 
@@ -371,3 +379,43 @@ def test_on_the_way_back_too(fields: list[tuple[str, str]]) -> None:
     ]
     lines = [*(f"{name}: {value}" for name, value in kept), "Via: 1.1 sidecar"]
     assert response_for_downstream(head, False, None) == message("HTTP/1.1 200 OK", *lines)
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "valid"),
+    [
+        ("00-{t}-00f067aa0ba902b7-01", True),
+        ("00-{t}-00f067aa0ba902b7-00", True),
+        ("01-{t}-00f067aa0ba902b7-ff", True),
+        ("fe-{t}-00f067aa0ba902b7-01-more-of-it", True),
+        ("fe-{t}-00f067aa0ba902b7-01-", True),
+        ("fe-{t}-00f067aa0ba902b7-01.", False),
+        ("00-{t}-00f067aa0ba902b7-01-", False),
+        ("00-{t}-00f067aa0ba902b7-01-more", False),
+        ("ff-{t}-00f067aa0ba902b7-01", False),
+        ("0-{t}-00f067aa0ba902b7-01", False),
+        ("0A-{t}-00f067aa0ba902b7-01", False),
+        ("00-{t}-0000000000000000-01", False),
+        ("00-{t}-00f067aa0ba902b-01", False),
+        ("00-{t}-00f067aa0ba902b7", False),
+        ("00-{t}-00f067aa0ba902b7-1", False),
+        ("00-{t}-00f067aa0ba902b7-0g", False),
+        ("00-{t}-00F067AA0BA902B7-01", False),
+        ("  00-{t}-00f067aa0ba902b7-01 ", True),
+        ("00-{t}0-00f067aa0ba902b7-01", False),
+        ("00-" + "0" * 32 + "-00f067aa0ba902b7-01", False),
+        ("00-" + TRACE.upper() + "-00f067aa0ba902b7-01", False),
+        ("00-" + TRACE[:-1] + "-00f067aa0ba902b7-01", False),
+        ("", False),
+    ],
+)
+def test_trace_id_is_that_of_a_valid_traceparent(traceparent: str, valid: bool) -> None:
+    line = f"Traceparent: {traceparent.format(t=TRACE)}".encode()
+    assert trace_id(b"\r\nHost: app\r\n" + line + b"\r\nX: y") == (TRACE if valid else None)
+
+
+def test_no_traceparent_has_no_trace_id() -> None:
+    assert trace_id(b"\r\nHost: app\r\nX-Traceparent: 00-" + TRACE.encode() + b"-00f067aa0ba902b7-01") is None

@@ -83,7 +83,7 @@ def _circuit_open(dependency: Dependency, now: float) -> Refusal:
         )
     if breaker.state is State.OPEN:
         return CircuitOpen(
-            f"the circuit of {name} is open since {now - breaker.since:.3f} s{_cause(dependency)}; "
+            f"the circuit of {name} has been open for {now - breaker.since:.3f} s{_cause(dependency)}; "
             f"it probes in {wait_s:.3f} s",
             wait_s,
         )

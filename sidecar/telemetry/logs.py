@@ -179,7 +179,7 @@ class AccessLog:
             attempts: how often the dependency was asked.
             duration_s: from the request's head to the end of the answer.
             waited_s: of that, the time in which the request stood in a queue.
-                trace_id: of the trace that the request belongs to, if it does.
+            trace_id: of the trace that the request belongs to, if it does.
         """
         refused = "" if code is None else f',"code":{encode_basestring_ascii(code)}'
         traced = "" if trace_id is None else f',"trace_id":{encode_basestring_ascii(trace_id)}'

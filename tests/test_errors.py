@@ -16,6 +16,8 @@ _REFUSALS = [
     (errors.NotImplementedMethod, "NOT_IMPLEMENTED", 501, "http_request_error", True),
     (errors.NoRoute, "NO_ROUTE", 404, "destination_not_found", False),
     (errors.ForbiddenRoute, "NO_ROUTE", 403, "destination_not_found", False),
+    (errors.RateLimited, "RATE_LIMITED", 429, "http_request_denied", False),
+    (errors.CircuitOpen, "CIRCUIT_OPEN", 503, "destination_unavailable", False),
     (errors.ConcurrencyLimited, "CONCURRENCY_LIMITED", 503, "connection_limit_reached", False),
     (errors.ConnectionLimited, "CONNECTION_LIMITED", 503, "proxy_internal_response", True),
     (errors.Overloaded, "OVERLOADED", 503, "proxy_internal_response", True),

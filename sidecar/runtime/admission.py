@@ -93,13 +93,17 @@ class Admission:
         self._arm()
 
     def answered(self, permit: Permit, observed: list[Permit | None] | None, now: float) -> None:
-        """The final response head has come."""
+        """The final response head has come. One that is late may open a circuit, long before its body ends."""
+        breaker = self.gate.breaker
         if permit.timed or permit.trial:
-            self.gate.breaker.answered(permit, now)
+            breaker.answered(permit, now)
         if observed is not None:
             for candidate, theirs in zip(self.candidates, observed, strict=True):
                 if theirs is not None:
                     candidate.gate.breaker.answered(theirs, now)
+            self._arm()
+        elif breaker.next_event() < self.deadline:
+            self._arm()
 
     def leave(self, permit: Permit, outcome: Outcome, now: float) -> None:
         """A call that had got in has ended; whoever waits for its slot gets it."""

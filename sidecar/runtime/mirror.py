@@ -7,6 +7,7 @@ listeners, so that a `pybreaker.CircuitBreakerListener` written for another prog
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from sidecar.policy.states import State
 
 if TYPE_CHECKING:
     import pybreaker
+
+log = logging.getLogger("sidecar.circuit")
 
 _STATES = {
     State.CLOSED: "closed",
@@ -48,6 +51,21 @@ class Mirror:
         breaker = self.breaker
         if breaker.current_state == word:
             return
+        # pybreaker takes a state only when every listener has returned from being told of it, and what one raises
+        # would end the request that brought the transition. So it moves alone, and they are told one by one.
+        listeners, before = breaker.listeners, breaker.state
+        for listener in listeners:
+            breaker.remove_listener(listener)
+        self._move(word)
+        breaker.add_listeners(*listeners)
+        for listener in listeners:
+            try:
+                listener.state_change(breaker, before, breaker.state)
+            except Exception:  # somebody else's code; whatever it raises
+                log.exception("a listener on the circuit of %s failed", breaker.name)
+
+    def _move(self, word: str) -> None:
+        breaker = self.breaker
         if word == "open":
             breaker.open()
         elif word == "half-open":

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.config import load_text
 from sidecar.config import Dependency as Settings
+from sidecar.config import load_text
 from sidecar.policy.queue import Lack
 from sidecar.policy.states import Outcome, Permit, State, Transition
 from sidecar.runtime.deadlines import TICK_S, Deadlines

@@ -374,7 +374,7 @@ def test_closing_twice_is_harmless() -> None:
 
 
 def test_repr_shows_the_policies() -> None:
-    text = repr(Door(**ONE_SLOT, **{"rate_limit": {"rate": "1/second"}}).admission)
+    text = repr(Door(**ONE_SLOT, rate_limit={"rate": "1/second"}).admission)
     assert text.startswith("<Admission <Gate <CircuitBreaker closed")
     for part in ("TokenBucket", "Slots", "WaitQueue"):
         assert part in text

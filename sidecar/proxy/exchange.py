@@ -478,7 +478,7 @@ class Exchange:
         if self._over:
             return
         self._over = True
-        self._let_go_of_waits()
+        self._let_go_of_waits(now)
         self._let_upstream_go(whole=self._response_over)
         self._settle(end, now)
         self._account(end, now, refusal)
@@ -488,14 +488,14 @@ class Exchange:
 
     # -- giving back
 
-    def _let_go_of_waits(self) -> None:
+    def _let_go_of_waits(self, now: float) -> None:
         if self.watched != NEVER:
             self._deadlines.forget(self)
         if self._retrier is not None:
             self._retrier.cancel()
         if self._queued_at != NEVER:
             self.dependency.admission.quit(self)
-            self._end_wait(self._deadlines.now)
+            self._end_wait(now)
 
     def _let_upstream_go(self, *, whole: bool) -> None:
         upstream = self._upstream

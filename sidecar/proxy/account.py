@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.errors import Refusal
+from sidecar.policy.candidate import REASONS
 from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import trace_id
 from sidecar.runtime.dependency import Dependency
@@ -51,7 +52,7 @@ def account_refusal(
     refusal.fallback = dependency.fallback_for(refusal.code, head.method)
     status = refusal.status if refusal.fallback is None else refusal.fallback.status
     dependency.counters.rejections[refusal.code] += 1
-    if attempts == 0:
+    if attempts == 0 and refusal.code in REASONS:  # not what would be no call under any settings
         dependency.admission.unobserved()
     _close(dependency, head, status, refusal.code, _SIDECAR, True, attempts, duration_s, waited_s)
 

@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import errors
-from sidecar.errors import BadRequest, Refusal, UpstreamFailure, UpstreamTimeout
-from sidecar.proxy.answers import date_line, render, render_options
+from sidecar.errors import (
+    BadRequest,
+    CircuitOpen,
+    ConcurrencyLimited,
+    RateLimited,
+    Refusal,
+    UpstreamFailure,
+    UpstreamTimeout,
+)
+from sidecar.proxy.answers import date_line, make_fallback, render, render_options, retry_after_seconds
 
 # RFC 8941: an item that is a token, with two parameters, a token and a string.
 _PROXY_STATUS = re.compile(r'sidecar; error=([a-z_]+); details="((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -94,3 +102,72 @@ def test_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dates[0] == b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT"
     assert dates[1] is dates[0]
     assert dates[2] == b"\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT"
+
+
+# -- when to come back
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "seconds"),
+    [(0.0, 1), (0.001, 1), (1.0, 1), (1.0001, 2), (29.3, 30), (30.0, 30), (3600.0, 3600)],
+)
+def test_retry_after_is_whole_seconds_and_none_too_few(wait_s: float, seconds: int) -> None:
+    assert retry_after_seconds(wait_s) == seconds
+    _, fields, body = _taken_apart(render(RateLimited("x", wait_s), "payments", close=False, head_only=False))
+    assert fields["Retry-After"] == str(seconds)
+    assert json.loads(body)["retry_after"] == round(wait_s, 3)
+
+
+def test_refusal_without_a_time_names_none() -> None:
+    _, fields, body = _taken_apart(render(ConcurrencyLimited("x"), "payments", close=False, head_only=False))
+    assert "Retry-After" not in fields
+    assert "retry_after" not in json.loads(body)
+
+
+# -- fallback
+
+
+def _fallback(refusal: Refusal, *arguments: object, close: bool = False, head_only: bool = False) -> bytes:
+    refusal.fallback = make_fallback(*arguments)  # type: ignore[arg-type]
+    return render(refusal, "payments", close=close, head_only=head_only)
+
+
+def test_fallback_is_what_was_configured_and_says_what_it_stands_in_for() -> None:
+    octets = _fallback(CircuitOpen("it is open", 5.0), 200, {"Content-Type": "text/x-y", "X-Old": "1"}, "grüß")
+    line, fields, body = _taken_apart(octets)
+    assert line == "HTTP/1.1 200 OK"
+    assert list(fields) == ["Content-Type", "X-Old", "Content-Length", "Proxy-Status", "Date"]
+    assert fields["Proxy-Status"] == 'sidecar; error=destination_unavailable; details="it is open"; fallback'
+    assert body == "grüß".encode()
+    assert fields["Content-Length"] == str(len(body))
+
+
+def test_fallback_to_head_is_its_head() -> None:
+    whole = _fallback(CircuitOpen("x"), 200, {}, "body")
+    head = _fallback(CircuitOpen("x"), 200, {}, "body", head_only=True)
+    assert head == whole.removesuffix(b"body")
+
+
+def test_fallback_that_closes_says_so() -> None:
+    assert _taken_apart(_fallback(UpstreamFailure("x"), 200, {}, "", close=True))[1]["Connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("status", "line", "length"),
+    [
+        (204, "HTTP/1.1 204 No Content", None),
+        (304, "HTTP/1.1 304 Not Modified", None),
+        (205, "HTTP/1.1 205 Reset Content", "0"),
+        (299, "HTTP/1.1 299 ", "0"),
+        (503, "HTTP/1.1 503 Service Unavailable", "0"),
+    ],
+)
+def test_fallback_has_a_length_where_it_can_have_a_body(status: int, line: str, length: str | None) -> None:
+    started, fields, body = _taken_apart(_fallback(CircuitOpen("x"), status, {}, ""))
+    assert (started, fields.get("Content-Length"), body) == (line, length, b"")
+    assert "Content-Type" not in fields
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_fallback_that_can_have_no_body_drops_it(status: int) -> None:
+    assert _fallback(CircuitOpen("x"), status, {}, "body").endswith(b"\r\n\r\n")

@@ -390,7 +390,7 @@ class Exposition:
         """
         try:
             encode, content_type = choose_encoder(accept)
-        except ValueError:  # a version that is no number
+        except (TypeError, ValueError):  # a version that is no number, which is compared with numbers
             encode, content_type = choose_encoder("")
         parts: list[bytes] = []
         name = ""

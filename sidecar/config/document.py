@@ -18,7 +18,7 @@ from sidecar.config import environment
 from sidecar.config.mistake import Mistake
 from sidecar.config.report import Path, Place, Report, shown
 
-# The deepest key of the schema is at depth 5. The values are counted with every alias written out.
+# The deepest key of the schema is at depth 7. The values are counted with every alias written out.
 MAX_DEPTH = 32
 MAX_VALUES = 50_000
 

@@ -27,6 +27,9 @@ def explain(errors: Iterable[Any], source: Source, report: Report) -> None:
             report.error(source.key_place(path[:-1]), path[:-1], str(error["ctx"]["error"]))
         elif error["type"] == "missing":
             missing.append(path)
+        elif error["type"] == "too_short" and error["input"]:
+            # None of what is there was right, which is said of each.
+            report.paths.add(path)
         elif error["type"] == "extra_forbidden":
             nearest, message = _unknown(path, guess=len(report.paths) < _MOST_GUESSES)
             guessed.add((*path[:-1], nearest))
@@ -43,7 +46,7 @@ def explain(errors: Iterable[Any], source: Source, report: Report) -> None:
 
 def _message(error: Any, source: Source, path: Path) -> str:
     if error["type"] == "too_long":
-        return f"must have at most {error['ctx']['max_length']} entries, found {error['ctx']['actual_length']}"
+        return f"must have at most {error['ctx']['max_length']} entries, found {len(error['input'])}"
     if error["type"] == "too_short":
         return "must not be empty"
     mistake = error.get("ctx", {}).get("error")

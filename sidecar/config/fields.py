@@ -80,7 +80,7 @@ def number(least: float, most: float) -> Kind:
     def read(value: object) -> float:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise Mistake("must be a number")
-        return float(_bounded(value, least, most, "{:g}".format))
+        return float(_bounded(value, least, most, str))
 
     return Kind(read, {"type": "number", "minimum": least, "maximum": most})
 

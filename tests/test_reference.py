@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.write_config_reference import PAGE, main, rewritten, tables
-from sidecar.config import load_text
+from scripts.write_config_reference import PAGE, PLACES, main, rewritten, tables
+from sidecar.config import json_schema, load_text
 from sidecar.errors import Refusal, UpstreamFailure, UpstreamTimeout
 
 ROOT = Path(__file__).parents[1]
@@ -77,11 +77,21 @@ def test_configuration_page_without_a_marker_is_refused() -> None:
         rewritten("# Configuration\n")
 
 
+def test_configuration_page_has_a_table_of_every_section() -> None:
+    # The terms of a candidate are the keys of the policies.
+    terms = {"RateLimitTerms", "ConcurrencyTerms", "CircuitBreakerTerms"}
+    assert set(json_schema()["$defs"]) == {*PLACES, *terms} - {""}
+
+
 def test_configuration_tables_state_type_range_and_default() -> None:
     rows = tables().splitlines()
     assert any(row.startswith("| `max_request_line` | size, 64B to 1MiB | `16KiB` |") for row in rows)
     assert any(row.startswith("| `max_age` | duration | `10m` |") for row in rows)
     assert any(row.startswith("| `upstream` | upstream | required |") for row in rows)
+    assert any(row.startswith("| `rate` | rate or null | `null` |") for row in rows)
+    assert any(row.startswith("| `window` | duration or number of calls | `10s` |") for row in rows)
+    assert any(row.startswith("| `min_per_second` | number, 0 to 1000000 | `1` |") for row in rows)
+    assert any(row.startswith('| `body` | text | `""` |') for row in rows)
 
 
 @pytest.mark.parametrize("refusal", list(refusals()), ids=lambda refusal: refusal.__name__)

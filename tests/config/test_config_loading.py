@@ -72,6 +72,14 @@ def test_more_dependencies_than_any_pod_has_are_a_mistake() -> None:
     assert str(caught.value) == "f:3:3: has 1001 dependencies, and 1000 is the most"
 
 
+def test_more_values_than_can_be_merged_are_a_mistake() -> None:
+    text = f"defaults: {{timeout: {{{', '.join(f'k{n}: 1' for n in range(999))}}}}}\ndependencies:\n"
+    text += "".join(f"  d{n}: {{upstream: http://d{n}}}\n" for n in range(1000))
+    with pytest.raises(ConfigError) as caught:
+        load_text(text, "f")
+    assert str(caught.value) == "f:1:1: holds 1001 values, too many to merge into 1000 dependencies"
+
+
 def test_error_carries_its_problems_and_reads_as_the_report() -> None:
     with pytest.raises(SidecarError) as caught:
         load_text("listen: 5\nlistenr: 5\n", "f", {})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
-from sidecar.config import Config, Dependency
+from sidecar.config import CircuitBreakerTerms, Config, Dependency, RateLimitTerms
 
 Lines = Callable[..., list[str]]
 Loaded = Callable[..., Config]
@@ -78,6 +78,89 @@ def test_merged_sections_of_the_wrong_kind_are_reported_where_they_stand(report:
     assert lines == [
         "2:11: listener: must be a mapping, found 5",
         "3:49: dependencies.a.timeout: must be a mapping, found 5",
+    ]
+
+
+def test_policies_are_merged_at_any_depth_and_lists_replaced(config: Loaded) -> None:
+    found = config(
+        "defaults:\n"
+        "  circuit_breaker: {failure_rate: {threshold: 30%}, failure_statuses: [5xx, 429]}\n"
+        "  fallback: {on: [CIRCUIT_OPEN], headers: {X-A: a, X-B: b}}\n"
+        "dependencies:\n"
+        "  a: {upstream: http://a, circuit_breaker: {failure_rate: {min_calls: 5}}, fallback: {headers: {X-B: c}}}\n"
+        "  b: {upstream: http://b, circuit_breaker: {failure_statuses: []}, fallback: {headers: }}\n"
+    )
+    a, b = found.dependencies.values()
+    assert (a.circuit_breaker.failure_rate.threshold, a.circuit_breaker.failure_rate.min_calls) == (0.3, 5)
+    assert (a.circuit_breaker.failure_statuses, b.circuit_breaker.failure_statuses) == (("5xx", 429), ())
+    assert (a.fallback.headers, b.fallback.headers) == ({"X-A": "a", "X-B": "c"}, {"X-A": "a", "X-B": "b"})
+
+
+def test_candidate_takes_from_the_dependency_what_its_sections_do_not_say(config: Loaded) -> None:
+    found = config(
+        "defaults:\n"
+        "  circuit_breaker: {mode: off, open_for: 7s, half_open: {trials: 2}}\n"
+        "  candidates: {stricter: {circuit_breaker: {half_open: {successes: 9}}}}\n"
+        "dependencies:\n"
+        "  a:\n"
+        "    upstream: http://a\n"
+        "    circuit_breaker: {consecutive_failures: 4}\n"
+        "    rate_limit: {mode: shadow, rate: 5/second, share: 2}\n"
+        "    candidates: {larger: {rate_limit: {burst: 50}}}\n"
+        "  b: {upstream: http://b}\n"
+    )
+    a, b = found.dependencies.values()
+    stricter = a.candidates["stricter"].circuit_breaker
+    assert isinstance(stricter, CircuitBreakerTerms)
+    assert (stricter.consecutive_failures, stricter.open_for) == (4, 7.0)
+    assert (stricter.half_open.trials, stricter.half_open.successes) == (2, 9)
+    assert a.candidates["larger"].rate_limit == RateLimitTerms(rate="5/second", burst=50, share=2)
+    assert [*b.candidates] == ["stricter"]
+    assert b.candidates["stricter"].circuit_breaker == stricter.model_copy(update={"consecutive_failures": 5})
+    assert found.defaults.candidates["stricter"] == b.candidates["stricter"]
+
+
+def test_candidate_has_the_sections_that_it_names_and_an_empty_one_is_named(config: Loaded) -> None:
+    found = config(
+        "defaults: {rate_limit: {rate: 5/second}, candidates: {a: {rate_limit: }, b: , c: {concurrency: {}}}}\n" + TWO
+    )
+    for each in (*found.dependencies.values(), found.defaults):
+        a, b, c = each.candidates.values()
+        assert a.rate_limit == RateLimitTerms(rate="5/second")
+        assert (a.circuit_breaker, a.concurrency) == (None, None)
+        assert (b.circuit_breaker, b.rate_limit, b.concurrency) == (None, None, None)
+        assert c.concurrency is not None
+        assert c.concurrency.limit is None
+
+
+def test_mistake_in_a_policy_is_not_repeated_by_its_candidates(report: Lines) -> None:
+    assert report(
+        "defaults: {candidates: {a: {circuit_breaker: , rate_limit: , concurrency: }}}\n"
+        "dependencies:\n"
+        "  a: {upstream: http://a, circuit_breaker: {open_for: 1, opn_for: 1, half_open: 5}, rate_limit: 5}\n"
+        "  b: {upstream: http://b, circuit_breaker: {open_for: 10m}, concurrency: {limit: 0, mode: on}}\n"
+    ) == [
+        "3:55: dependencies.a.circuit_breaker.open_for: must have a unit (ms, s, m or h), as in 250ms or 5s, found 1",
+        "3:58: dependencies.a.circuit_breaker.opn_for: unknown key, did you mean open_for?",
+        "3:81: dependencies.a.circuit_breaker.half_open: must be a mapping, found 5",
+        "3:97: dependencies.a.rate_limit: must be a mapping, found 5",
+        "4:55: dependencies.b.circuit_breaker.open_for: must be at most max_open_for ('5m', by default), found '10m'",
+        "4:82: dependencies.b.concurrency.limit: must be at least 1, found 0",
+        "4:91: dependencies.b.concurrency.mode: must be one of enforce, shadow, off, found 'on'",
+    ]
+
+
+def test_candidates_of_the_defaults_and_of_the_dependency_are_counted_together(report: Lines) -> None:
+    a, b = ("{" + ", ".join(f"{letter}{number}: " for number in range(5)) + "}" for letter in "ab")
+    assert report(f"defaults: {{candidates: {a}}}\ndependencies: {{a: {{upstream: http://a, candidates: {b}}}}}") == [
+        "2:52: dependencies.a.candidates: must have at most 8 entries, found 10"
+    ]
+
+
+def test_too_many_candidates_are_reported_once(report: Lines) -> None:
+    many = ", ".join(f"c{number}: {{circuit_breaker: }}" for number in range(9))
+    assert report(f"defaults: {{candidates: {{{many}}}}}\n{TWO}") == [
+        "1:24: defaults.candidates: must have at most 8 entries, found 9"
     ]
 
 

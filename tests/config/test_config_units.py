@@ -1,4 +1,4 @@
-"""Durations and sizes."""
+"""Durations, sizes and ratios."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.mistake import Mistake
-from sidecar.config.units import format_duration, format_size, parse_duration, parse_size
+from sidecar.config.units import format_duration, format_size, parse_duration, parse_ratio, parse_size
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,19 @@ def test_size_survives_being_written(size: int) -> None:
 @pytest.mark.parametrize(("size", "text"), [(65536, "64KiB"), (10**7, "10MB"), (1000, "1kB"), (7, "7B"), (0, "0B")])
 def test_size_is_written_with_its_largest_whole_unit(size: int, text: str) -> None:
     assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "ratio"),
+    [("0%", 0.0), ("1%", 0.01), ("12.5%", 0.125), ("50%", 0.5), ("100%", 1.0), ("250%", 2.5), ("0.001%", 0.00001)],
+)
+def test_ratio_is_read_as_a_part_of_one(text: str, ratio: float) -> None:
+    assert parse_ratio(text) == ratio
+
+
+@pytest.mark.parametrize(
+    "value", ["", "%", "50", "50 %", "-1%", ".5%", "5.%", "1e1%", "\u0665%", 0.5, 50, True, None, []]
+)
+def test_ratio_of_another_form_is_refused(value: object) -> None:
+    with pytest.raises(Mistake, match=r"^must be a percentage such as 50% or 12\.5%$"):
+        parse_ratio(value)

@@ -363,9 +363,11 @@ def test_line_that_was_torn_spoils_no_other() -> None:
                 sink.write(line(number))
         eventually(lambda: sink.dropped == 2, "one line is out, one is torn, one is lost")
         sink.write(line(3))
+        eventually(lambda: out.endswith(line(3)), "it goes on")
+        sink.write(line(4))
         sink.close(PATIENCE_S)
 
-    assert bytes(out) == line(0) + line(1)[:5] + b"\n" + NOTICE % 2 + line(3)
+    assert bytes(out) == line(0) + line(1)[:5] + b"\n" + NOTICE % 2 + line(3) + line(4)
     assert sink.dropped == 2
 
 

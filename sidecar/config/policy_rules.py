@@ -67,9 +67,10 @@ def warn(config: Config, source: Source, report: Report) -> None:
 def _warn_of_retries(dependency: Dependency, source: Source, report: Report) -> None:
     retry, timeout = dependency.retry, dependency.timeout
     waits_s = sum(min(retry.backoff.max, retry.backoff.base * 2**n) for n in range(retry.attempts - 1))
-    if retry.attempts > 1 and retry.attempts * timeout.first_byte + waits_s > timeout.total:
+    # The last may be cut short by timeout.total, as any attempt may; here it has no time even to begin.
+    if retry.attempts > 1 and (retry.attempts - 1) * timeout.first_byte + waits_s >= timeout.total:
         path: Path = ("dependencies", dependency.name, "retry", "attempts")
-        message = "is more than timeout.total has time for when each takes first_byte, so the last may never be made"
+        message = "is more than timeout.total has time for when each takes first_byte, so the last is never made"
         report.warning(source.place(path), path, message)
 
 

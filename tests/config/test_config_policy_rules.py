@@ -125,7 +125,7 @@ def test_buckets_increase(buckets: str, lines: list[str] | None, report: Lines) 
     assert found == lines if lines else [line.split(": ")[1] for line in found] == ["metrics.buckets[1]"]
 
 
-RETRIES = "is more than timeout.total has time for when each takes first_byte, so the last may never be made"
+RETRIES = "is more than timeout.total has time for when each takes first_byte, so the last is never made"
 LIMIT = "is below rate × expected_latency, so it refuses what rate_limit lets through"
 NEVER = "is more calls than rate_limit lets into a window, so the rule is never applied"
 WINDOW = "is more calls than the window holds, so a full window is enough"
@@ -136,9 +136,9 @@ QUEUE = "has nothing to wait for: neither rate_limit.rate nor concurrency.limit 
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
-        (["retry: {attempts: 3}"], f"4:23: dependencies.a.retry.attempts: {RETRIES}"),
+        (["retry: {attempts: 4}"], f"4:23: dependencies.a.retry.attempts: {RETRIES}"),
         (
-            ["retry: {attempts: 2, backoff: {base: 6s, max: 6s}}"],
+            ["retry: {attempts: 2, backoff: {base: 10s, max: 10s}}"],
             f"4:23: dependencies.a.retry.attempts: {RETRIES}",
         ),
         (

@@ -42,6 +42,8 @@ HOT_PATH = [
     "sidecar/runtime/deadlines.py",
     "sidecar/runtime/dependency.py",
     "sidecar/runtime/descriptors.py",
+    "sidecar/telemetry/access.py",
+    "sidecar/telemetry/sink.py",
 ]
 
 if os.environ.get("SIDECAR_COMPILE") == "1":

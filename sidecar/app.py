@@ -35,8 +35,9 @@ from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
 from sidecar.runtime.vitals import Vitals
 from sidecar.runtime.watchdog import Watchdog
-from sidecar.telemetry.logs import AccessLog, LogSink
+from sidecar.telemetry.access import AccessLog
 from sidecar.telemetry.metrics import Exposition, Sources
+from sidecar.telemetry.sink import LogSink
 from sidecar.telemetry.transitions import log_transition
 
 if TYPE_CHECKING:

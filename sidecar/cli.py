@@ -15,7 +15,7 @@ from sidecar import __version__
 
 if TYPE_CHECKING:
     from sidecar.config import Config
-    from sidecar.telemetry.logs import LogSink
+    from sidecar.telemetry.sink import LogSink
 
 _INVALID = 1
 _STDOUT = 1
@@ -105,7 +105,8 @@ def _serve(path: str, run: Callable[[Config, LogSink], int]) -> int:
 @contextlib.contextmanager
 def _logs_on_stdout() -> Iterator[LogSink]:
     """Log as JSON on standard output meanwhile. What is logged behind it, as the process ends, goes where it went."""
-    from sidecar.telemetry.logs import LogSink, configure
+    from sidecar.telemetry.logs import configure
+    from sidecar.telemetry.sink import LogSink
 
     sink = LogSink(_standard_output())
     undo = configure(sink)

@@ -150,5 +150,7 @@ def request_index(method: int, status: int, source: int) -> int:
         status: of the answer.
         source: its place in `SOURCES`.
     """
-    status_class = min(max(status // 100 - 2, 0), len(STATUS_CLASSES) - 1)
-    return (method * len(STATUS_CLASSES) + status_class) * len(SOURCES) + source
+    status_class = status // 100 - 2
+    if not 0 <= status_class < 4:
+        status_class = 0 if status < 200 else 3
+    return (method * 4 + status_class) * 2 + source  # as many as STATUS_CLASSES and SOURCES have

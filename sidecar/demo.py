@@ -11,7 +11,7 @@ from aiohttp import web
 from sidecar.app import App, serve
 from sidecar.config import Config, TcpAddress
 from sidecar.errors import StartError
-from sidecar.telemetry.logs import LogSink
+from sidecar.telemetry.sink import LogSink
 
 _LONGEST_S = 60.0
 

@@ -94,7 +94,7 @@ class Refusal(SidecarError):
         close: whether the connection to the application ends with this answer.
         detail: what happened this time, to which dependency, and what to do.
         retry_after_s: when it makes sense to come back, in seconds from now; None where nobody knows.
-        fallback: a configured answer to give in its place; None for the refusal itself.
+        octets: the whole answer, once it has been made for a connection that persists; see `answers.render`.
     """
 
     code: ClassVar[str]
@@ -107,7 +107,7 @@ class Refusal(SidecarError):
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
-        self.fallback: Fallback | None = None
+        self.octets: bytes | None = None
 
 
 class BadRequest(Refusal):

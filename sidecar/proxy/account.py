@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.errors import Refusal
-from sidecar.policy.candidate import REASONS
+from sidecar.errors import Fallback, Refusal
 from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import trace_id
 from sidecar.runtime.dependency import Dependency
 
 CLIENT_GONE: Final = "CLIENT_GONE"
+"""The code, in the log, of a request whose client left before the end of its response."""
+
 DOWNSTREAM_ERROR: Final = "DOWNSTREAM_ERROR"
+"""The code, in the log, of a dependency's own 5xx."""
 
 _CLIENT_GONE_STATUS: Final = 499
-"""Under which a request is counted whose client left; nginx's, for nobody ever receives it."""
+"""nginx's, for nobody ever receives it."""
 
 _UPSTREAM: Final = 0
 _SIDECAR: Final = 1
 
 
-def account(
+def account_response(
     dependency: Dependency,
     head: RequestHead,
-    *,
     status: int,
     cut: Refusal | None,
     attempts: int,
@@ -41,45 +42,60 @@ def account(
         duration_s: from the request's head to this moment.
         waited_s: in the queue.
     """
-    code = cut.code if cut is not None else DOWNSTREAM_ERROR if status >= 500 else None
-    _close(dependency, head, status, code, _UPSTREAM, False, attempts, duration_s, waited_s)
+    counters = dependency.counters
+    counters.in_flight -= 1
+    counters.count_request(head.method, status, _UPSTREAM, duration_s)
+    log = dependency.log
+    if log is not None and log.wants(status, False, duration_s):
+        code = cut.code if cut is not None else DOWNSTREAM_ERROR if status >= 500 else None
+        _write(dependency, head, status, code, attempts, duration_s, waited_s)
 
 
 def account_refusal(
     dependency: Dependency, head: RequestHead, refusal: Refusal, attempts: int, duration_s: float, waited_s: float
-) -> None:
-    """Count a request that the sidecar answers itself, and choose between the refusal and its fallback."""
-    refusal.fallback = dependency.fallback_for(refusal.code, head.method)
-    status = refusal.status if refusal.fallback is None else refusal.fallback.status
-    dependency.counters.rejections[refusal.code] += 1
-    if attempts == 0 and refusal.code in REASONS:  # not what would be no call under any settings
+) -> Fallback | None:
+    """Count a request that the sidecar answers itself.
+
+    Returns:
+        What is answered in place of the refusal; None for the refusal itself.
+    """
+    fallback = dependency.fallback_for(refusal.code, head.method)
+    status = refusal.status if fallback is None else fallback.status
+    counters = dependency.counters
+    counters.in_flight -= 1
+    counters.rejections[refusal.code] += 1
+    counters.count_request(head.method, status, _SIDECAR, duration_s)
+    if attempts == 0:
         dependency.admission.unobserved()
-    _close(dependency, head, status, refusal.code, _SIDECAR, True, attempts, duration_s, waited_s)
+    log = dependency.log
+    if log is not None and log.wants(status, True, duration_s):
+        _write(dependency, head, status, refusal.code, attempts, duration_s, waited_s)
+    return fallback
 
 
 def account_client_gone(
     dependency: Dependency, head: RequestHead, attempts: int, duration_s: float, waited_s: float
 ) -> None:
     """Count a request whose client left before the end of its response."""
-    dependency.counters.client_gone += 1
-    _close(dependency, head, _CLIENT_GONE_STATUS, CLIENT_GONE, _SIDECAR, False, attempts, duration_s, waited_s)
+    counters = dependency.counters
+    counters.in_flight -= 1
+    counters.client_gone += 1
+    counters.count_request(head.method, _CLIENT_GONE_STATUS, _SIDECAR, duration_s)
+    log = dependency.log
+    if log is not None and log.wants(_CLIENT_GONE_STATUS, False, duration_s):
+        _write(dependency, head, _CLIENT_GONE_STATUS, CLIENT_GONE, attempts, duration_s, waited_s)
 
 
-def _close(
+def _write(
     dependency: Dependency,
     head: RequestHead,
     status: int,
     code: str | None,
-    source: int,
-    rejected: bool,
     attempts: int,
     duration_s: float,
     waited_s: float,
 ) -> None:
-    counters = dependency.counters
-    counters.in_flight -= 1
-    counters.count_request(head.method, status, source, duration_s)
     log = dependency.log
-    if log is not None and log.wants(status, rejected, duration_s):
-        trace = trace_id(head.block)
-        log.write(dependency.name, head.method, head.target, status, code, attempts, duration_s, waited_s, trace)
+    assert log is not None, "asked before"
+    trace = trace_id(head.block)
+    log.write(dependency.name, head.method, head.target, status, code, attempts, duration_s, waited_s, trace)

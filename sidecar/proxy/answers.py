@@ -18,6 +18,8 @@ NAME: Final = "sidecar"
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 # Printable ASCII less quote and backslash: what a Structured Field string holds without escaping (RFC 8941 3.3.3).
 _STRING_SAFE: Final = dict.fromkeys((*range(32), 34, 92, 127), "?")
+_END: Final = b"\r\n\r\n"
+_CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
 
 _date_second = -1
 _date_line = b""
@@ -33,18 +35,31 @@ def date_line() -> bytes:
     return _date_line
 
 
-def render(refusal: Refusal, dependency: str | None, *, close: bool, head_only: bool) -> bytes:
+def render(
+    refusal: Refusal, dependency: str | None, fallback: Fallback | None, *, close: bool, head_only: bool
+) -> bytes:
     """A whole response that says why a request was refused.
+
+    A refusal that is given to many, as that of an open circuit, keeps what was made of it the first time.
 
     Args:
         refusal: what happened.
         dependency: its name, where one was found.
+        fallback: what is configured to be answered in its place.
         close: the connection ends with this answer, and the answer says so.
         head_only: the request was HEAD: the head of the answer without its body.
     """
-    end = b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n"
-    if refusal.fallback is not None:
-        return _render_fallback(refusal, refusal.fallback, end, head_only)
+    if fallback is not None:
+        return _render_fallback(refusal, fallback, close=close, head_only=head_only)
+    if close or head_only:
+        return _render(refusal, dependency, close=close, head_only=head_only)
+    octets = refusal.octets
+    if octets is None:
+        octets = refusal.octets = _render(refusal, dependency, close=False, head_only=False)
+    return octets
+
+
+def _render(refusal: Refusal, dependency: str | None, *, close: bool, head_only: bool) -> bytes:
     problem: dict[str, object] = {
         "error": refusal.code,
         "title": refusal.title,
@@ -66,15 +81,15 @@ def render(refusal: Refusal, dependency: str | None, *, close: bool, head_only: 
         f"{retry_after}"
         f"Proxy-Status: {_proxy_status(refusal)}"
     ).encode("ascii")
-    return head + date_line() + end + (b"" if head_only else body)
+    return head + date_line() + (_CLOSE if close else _END) + (b"" if head_only else body)
 
 
-def _render_fallback(refusal: Refusal, fallback: Fallback, end: bytes, head_only: bool) -> bytes:
+def _render_fallback(refusal: Refusal, fallback: Fallback, *, close: bool, head_only: bool) -> bytes:
     """The configured answer in place of a refusal; Proxy-Status still says what it stands in for."""
     start = f"HTTP/1.1 {fallback.status} {_REASONS.get(fallback.status, '')}".encode("ascii")
     mark = f"\r\nProxy-Status: {_proxy_status(refusal)}; fallback".encode("ascii")
     body = b"" if head_only else fallback.body
-    return start + fallback.head + mark + date_line() + end + body
+    return start + fallback.head + mark + date_line() + (_CLOSE if close else _END) + body
 
 
 def _proxy_status(refusal: Refusal) -> str:
@@ -104,5 +119,4 @@ def make_fallback(status: int, headers: Mapping[str, str], body: str) -> Fallbac
 
 def render_options(*, close: bool) -> bytes:
     """The answer to an OPTIONS that ends here, because its Max-Forwards is 0 (RFC 9110 section 7.6.2)."""
-    end = b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n"
-    return b"HTTP/1.1 200 OK\r\nContent-Length: 0" + date_line() + end
+    return b"HTTP/1.1 200 OK\r\nContent-Length: 0" + date_line() + (_CLOSE if close else _END)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import (
     BadRequest,
+    Fallback,
     NoRoute,
     Refusal,
     RequestTimeout,
@@ -143,7 +144,7 @@ class DownstreamConnection:
         self._listener.count_unrouted(refusal, None)
         # No lingering here: turning away must not cost what it protects.
         self._state = _CLOSED
-        self._transport.write(render(refusal, None, close=True, head_only=False))
+        self._transport.write(render(refusal, None, None, close=True, head_only=False))
         self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -253,8 +254,7 @@ class DownstreamConnection:
         if head.method == b"OPTIONS" and max_forwards(head) == 0:
             self._answer_options(head, rest)
             return
-        octets = self._dispatcher.octets(head, raw, pool)
-        exchange = self._exchange = Exchange(self, pool, head, octets, self._deadlines)
+        exchange = self._exchange = Exchange(self, pool, head, self._deadlines)
         listener.in_flight += 1
         if head.chunked:
             self._state = _CHUNKED
@@ -265,13 +265,13 @@ class DownstreamConnection:
         else:
             self._state = _BUSY
             self.deadline = NEVER
-            exchange.start()
+            exchange.start(self._dispatcher, raw)
             if rest:
                 self._go_on(rest)
             return
         self.awaits_continue = head.expects_continue
         self._set_body_deadline()
-        exchange.start()
+        exchange.start(self._dispatcher, raw)
         if rest:
             self.data_received(rest)
 
@@ -363,12 +363,15 @@ class DownstreamConnection:
             transport.resume_reading()
             self._set_body_deadline()
 
-    def on_exchange_over(self, exchange: Exchange, *, answer: Refusal | None, cut: bool, request_over: bool) -> None:
+    def on_exchange_over(
+        self, exchange: Exchange, answer: Refusal | None, fallback: Fallback | None, *, cut: bool, request_over: bool
+    ) -> None:
         """The present exchange has ended.
 
         Args:
             exchange: which.
             answer: the sidecar's own answer, where the upstream gave none.
+            fallback: what is configured to be answered in its place.
             cut: the response must end visibly incomplete.
             request_over: the request had been read to its end.
         """
@@ -388,7 +391,8 @@ class DownstreamConnection:
         if answer is not None:
             head = exchange.head
             self.keep_alive = self.keep_alive and request_over
-            self._answer(answer, exchange.dependency_name, head.method == b"HEAD", http11=head.http11)
+            head_only = head.method == b"HEAD"
+            self._answer(answer, exchange.dependency.name, head_only, http11=head.http11, fallback=fallback)
         else:
             self._after_response()
 
@@ -456,9 +460,17 @@ class DownstreamConnection:
         self._drop_decoder()
         cast("Exchange", self._exchange).on_client_fault(refusal)
 
-    def _answer(self, refusal: Refusal, dependency: str | None, head_only: bool, *, http11: bool = True) -> None:
+    def _answer(
+        self,
+        refusal: Refusal,
+        dependency: str | None,
+        head_only: bool,
+        *,
+        http11: bool = True,
+        fallback: Fallback | None = None,
+    ) -> None:
         self.keep_alive = self.persists and http11 and not refusal.close
-        self.write(render(refusal, dependency, close=not self.keep_alive, head_only=head_only))
+        self.write(render(refusal, dependency, fallback, close=not self.keep_alive, head_only=head_only))
         self._after_response()
 
     def _answer_options(self, head: RequestHead, rest: bytes) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import (
+    BadRequest,
     BodyTooLarge,
     Draining,
     Refusal,
@@ -23,9 +24,10 @@ from sidecar.policy.queue import Lack
 from sidecar.policy.retry import IDEMPOTENT, EndedAttempt, RetrySettings
 from sidecar.policy.states import Permit
 from sidecar.proxy import verdict
-from sidecar.proxy.account import account, account_client_gone, account_refusal
+from sidecar.proxy.account import account_client_gone, account_refusal, account_response
 from sidecar.proxy.attempt import Attempt
 from sidecar.proxy.chunked import encode_chunk, encode_end
+from sidecar.proxy.dispatch import Dispatcher
 from sidecar.proxy.framing import RequestHead, ResponseHead
 from sidecar.proxy.held import HeldResponse
 from sidecar.proxy.pool import Pool
@@ -53,7 +55,6 @@ class Exchange:
         downstream: the application's connection.
         pool: the connections of the dependency that the request is for.
         head: the request's head.
-        octets: that head as it goes upstream.
         deadlines: the process's clock and wheel.
 
     Attributes:
@@ -92,16 +93,14 @@ class Exchange:
         "_response_over",
     )
 
-    def __init__(
-        self, downstream: DownstreamConnection, pool: Pool, head: RequestHead, octets: bytes, deadlines: Deadlines
-    ) -> None:
+    def __init__(self, downstream: DownstreamConnection, pool: Pool, head: RequestHead, deadlines: Deadlines) -> None:
         dependency = pool.dependency
         self._downstream = downstream
         self._pool = pool
         self.dependency = dependency
         self.head = head
         self._deadlines = deadlines
-        self._octets: bytes | None = octets  # what has been, or is to be, written; None once it cannot be repeated
+        self._octets: bytes | None = None  # what has been, or is to be, written; none once it cannot be repeated
         self._request_over = not head.chunked and not head.content_length
         self._body_size = 0
         self._began = 0.0
@@ -139,18 +138,31 @@ class Exchange:
 
     # -- admission
 
-    def start(self) -> None:
-        """Let the request in and send it, or let it wait, or refuse it."""
+    def start(self, dispatcher: Dispatcher, raw: bytes) -> None:
+        """Let the request in and send it, or let it wait, or refuse it.
+
+        Args:
+            dispatcher: makes the head that goes to the upstream.
+            raw: the head as it came.
+        """
         dependency = self.dependency
+        admission = dependency.admission
         now = self._began = self._deadlines.read()
         dependency.counters.in_flight += 1
+        if admission.gate.breaker.refuses(now):  # before anything is done for it: it is asked in the thousands
+            self._finish(End.OWN_REFUSAL, now, turned_away(dependency, None, None, now))
+            return
+        try:
+            self._octets = dispatcher.octets(self.head, raw, self._pool)
+        except BadRequest as refusal:
+            self._finish(End.CLIENT_FAULT, now, refusal)
+            return
         limit = dependency.max_body
         if limit is not None and self.head.content_length > limit:
-            self.refuse(self._too_large(limit), End.CLIENT_FAULT)
+            self._finish(End.CLIENT_FAULT, now, self._too_large(limit))
             return
         if dependency.retry is not None:
             dependency.budget.deposit()
-        admission = dependency.admission
         permit = admission.enter(now)
         if permit is not None:
             self.begin(permit, now)
@@ -158,7 +170,7 @@ class Exchange:
             self._queued_at = now
             self.wait_until(self.total_deadline)
         else:
-            self.refuse(turned_away(dependency, admission.gate.lack, None, now), End.OWN_REFUSAL)
+            self._finish(End.OWN_REFUSAL, now, turned_away(dependency, admission.gate.lack, None, now))
 
     def on_admitted(self, permit: Permit, now: float) -> None:
         """The request's turn in the queue has come."""
@@ -418,7 +430,8 @@ class Exchange:
         self._let_upstream_go(whole=end is _RESPONSE)
         if self.watched != NEVER:
             self._deadlines.forget(self)
-        self._settle(end, now)
+        if self._attempt is not None:
+            self._attempt.settle(end, self.head.block, now)
 
     def answer_with(self, held: HeldResponse, now: float) -> None:
         """There is no better response than the one that was kept back."""
@@ -469,26 +482,11 @@ class Exchange:
         """Answer in place of the upstream; where its answer is already under way, cut it visibly."""
         self._finish(end, self._deadlines.read(), refusal)
 
-    def _settle(self, end: End, now: float) -> None:
-        if self._attempt is not None:
-            self._attempt.settle(end, self.head.block, now)
-
     def _finish(self, end: End, now: float, refusal: Refusal | None = None) -> None:
         """The one end of every exchange: everything is given back, then the application gets its end."""
         if self._over:
             return
         self._over = True
-        self._let_go_of_waits(now)
-        self._let_upstream_go(whole=self._response_over)
-        self._settle(end, now)
-        self._account(end, now, refusal)
-        cut = refusal is not None and self._responder.begun
-        answer = None if cut else refusal
-        self._downstream.on_exchange_over(self, answer=answer, cut=cut, request_over=self._request_over)
-
-    # -- giving back
-
-    def _let_go_of_waits(self, now: float) -> None:
         if self.watched != NEVER:
             self._deadlines.forget(self)
         if self._retrier is not None:
@@ -496,8 +494,32 @@ class Exchange:
         if self._queued_at != NEVER:
             self.dependency.admission.quit(self)
             self._end_wait(now)
+        self._let_upstream_go(whole=self._response_over)
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.settle(end, self.head.block, now)
+        self._account(end, now, refusal)
+
+    def _account(self, end: End, now: float, refusal: Refusal | None) -> None:
+        """Close the books on the request, and tell its connection what there is left to say."""
+        dependency, head, attempts, begun = self.dependency, self.head, self._attempts, self._responder.begun
+        duration_s = now - self._began
+        answer, fallback = None, None
+        if end is End.CLIENT_GONE:
+            account_client_gone(dependency, head, attempts, duration_s, self._waited_s)
+        elif refusal is not None and not begun:
+            answer = refusal
+            fallback = account_refusal(dependency, head, refusal, attempts, duration_s, self._waited_s)
+        else:
+            attempt = self._attempt
+            status = 0 if attempt is None else attempt.status
+            account_response(dependency, head, status, refusal, attempts, duration_s, self._waited_s)
+        self._downstream.on_exchange_over(
+            self, answer, fallback, cut=refusal is not None and begun, request_over=self._request_over
+        )
 
     def _let_upstream_go(self, *, whole: bool) -> None:
+        """Give the connection to the upstream back, or up, or stop waiting for one."""
         upstream = self._upstream
         if upstream is None:
             self._pool.leave(self)
@@ -507,24 +529,6 @@ class Exchange:
             upstream.release()
         else:
             upstream.close()
-
-    def _account(self, end: End, now: float, refusal: Refusal | None) -> None:
-        dependency, head, attempt = self.dependency, self.head, self._attempt
-        attempts, duration_s, waited_s = self._attempts, now - self._began, self._waited_s
-        if end is End.CLIENT_GONE:
-            account_client_gone(dependency, head, attempts, duration_s, waited_s)
-        elif refusal is not None and not self._responder.begun:
-            account_refusal(dependency, head, refusal, attempts, duration_s, waited_s)
-        else:
-            account(
-                dependency,
-                head,
-                status=0 if attempt is None else attempt.status,
-                cut=refusal,
-                attempts=attempts,
-                duration_s=duration_s,
-                waited_s=waited_s,
-            )
 
     def _too_large(self, limit: int) -> BodyTooLarge:
         return BodyTooLarge(f"the body exceeds {limit} octets, the max_body of {self.dependency.name}")

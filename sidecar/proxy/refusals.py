@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from sidecar.errors import CircuitOpen, ConcurrencyLimited, RateLimited, Refusal
 from sidecar.policy.queue import Lack
 from sidecar.policy.states import BreakerSettings, Reason, State, Transition
+from sidecar.runtime.deadlines import TICK_S
+from sidecar.runtime.dependency import RefusalMemo
 
 if TYPE_CHECKING:
     from sidecar.runtime.dependency import Dependency
@@ -25,7 +27,7 @@ def turned_away(dependency: Dependency, lack: Lack | None, waited_s: float | Non
         now: present process time in seconds.
     """
     if lack is None:
-        return _circuit_open(dependency, now)
+        return _circuit_open_once_a_tick(dependency, now)
     if lack is Lack.TOKEN:
         return _rate_limited(dependency, waited_s, now)
     return _concurrency_limited(dependency, waited_s)
@@ -65,6 +67,20 @@ def _queue(dependency: Dependency, waited_s: float | None) -> str:
 
 def _rate(per_s: float) -> str:
     return f"{per_s:g} requests a second" if per_s >= 1 else f"{per_s * 60:g} requests a minute"
+
+
+def _circuit_open_once_a_tick(dependency: Dependency, now: float) -> Refusal:
+    """The refusal of the circuit, the same for all requests of a tick of the coarse clock.
+
+    Under an open circuit a refusal should cost next to nothing, and what it says does not change in a few milliseconds.
+    """
+    memo = dependency.refusal_memo
+    generation = dependency.admission.gate.breaker.generation
+    if memo is not None and memo.generation == generation and memo.made_at <= now < memo.made_at + TICK_S:
+        return memo.refusal
+    refusal = _circuit_open(dependency, now)
+    dependency.refusal_memo = RefusalMemo(refusal, generation, now)
+    return refusal
 
 
 def _circuit_open(dependency: Dependency, now: float) -> Refusal:

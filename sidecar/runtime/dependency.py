@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sidecar.config import Dependency as Settings
 from sidecar.counters import CANDIDATE_STATES, Counters
-from sidecar.errors import Fallback
+from sidecar.errors import Fallback, Refusal
 from sidecar.policy.gate import Gate
 from sidecar.policy.states import State, Transition
 from sidecar.runtime import policies
@@ -44,6 +44,20 @@ class RequestLog(Protocol):
         """Write it down."""
 
 
+class RefusalMemo(NamedTuple):
+    """A refusal of the circuit that can be given again.
+
+    Attributes:
+        refusal: itself.
+        generation: of the circuit when it was made.
+        made_at: when, process time in seconds.
+    """
+
+    refusal: Refusal
+    generation: int
+    made_at: float
+
+
 OnTransition = Callable[["Dependency", str | None, Transition, TripRecord | None], None]
 """Told of each transition: whose, of which candidate (None: the enforced circuit), and what it leaves behind when it
 opens the enforced one."""
@@ -77,6 +91,7 @@ class Dependency:
         counters: what has happened.
         trips: what each opening of the circuit has left behind.
         mirror: its circuit as a pybreaker.
+        refusal_memo: the last refusal of its circuit; `proxy.refusals` keeps it.
     """
 
     __slots__ = (
@@ -104,6 +119,7 @@ class Dependency:
         "fallback",
         "log",
         "mirror",
+        "refusal_memo",
         "trips",
     )
 
@@ -142,6 +158,7 @@ class Dependency:
         self.retry = policies.retry_settings(settings.retry)
         self.budget = policies.retry_budget(settings.retry, now)
         self.fallback = fallback
+        self.refusal_memo: RefusalMemo | None = None
         gate: Gate[Waiter] = policies.enforced_gate(settings, now, rng, self._moved)
         candidates = policies.candidates(settings, now, rng, self._candidate_moved)
         self.admission = Admission(gate, candidates, deadlines)

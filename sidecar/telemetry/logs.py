@@ -1,30 +1,13 @@
-"""JSON logs: what the standard `logging` is given, and one line for each request that is worth one.
-
-docs/reference/logs.md lists every field.
-"""
+"""JSON logs: records of the standard `logging`. docs/reference/logs.md lists every field."""
 
 from __future__ import annotations
 
 import logging
-import re
-import time
 import traceback
 from collections.abc import Callable
-from json.encoder import encode_basestring_ascii
-from typing import Final
 
 from sidecar.telemetry.lines import RESERVED, line_of, plain, timestamp
 from sidecar.telemetry.sink import LogSink
-
-__all__ = ["ALWAYS", "MAX_PATH", "AccessLog", "JsonHandler", "LogSink", "configure"]
-
-ALWAYS: Final = frozenset({"rejected", "4xx", "5xx", "slow"})
-"""The requests that an access log can be told to log whatever its sample is."""
-
-MAX_PATH: Final = 2048
-"""Characters of a path at most."""
-
-_MAX_METHOD: Final = 32
 
 
 class JsonHandler(logging.Handler):
@@ -94,125 +77,3 @@ def configure(sink: LogSink) -> Callable[[], None]:
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     return undo
-
-
-class AccessLog:
-    """One line for each request that is worth one.
-
-    Args:
-        sink: where the lines go.
-        sample: the share of all requests that is logged, from 0 to 1.
-        always: what is logged whatever the sample is, of `ALWAYS`: requests that the sidecar rejected, answers of 4xx
-            and of 5xx, and requests slower than `slow_s`.
-        slow_s: seconds.
-        rng: from 0 up to 1, exclusively.
-        clock: seconds since the epoch.
-
-    Raises:
-        ValueError: the sample is no share, or `always` names something else.
-    """
-
-    __slots__ = ("_4xx", "_5xx", "_all", "_clock", "_rejected", "_rng", "_sample", "_sink", "_slow_s")
-
-    def __init__(
-        self,
-        sink: LogSink,
-        sample: float,
-        always: frozenset[str],
-        slow_s: float,
-        rng: Callable[[], float],
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        if not 0 <= sample <= 1:
-            raise ValueError(f"the sample must be from 0 to 1, found {sample}")
-        if not always <= ALWAYS:
-            raise ValueError(f"always logged can be {sorted(ALWAYS)}, not {sorted(always - ALWAYS)}")
-        self._sink = sink
-        self._clock = clock
-        self._rng = rng
-        self._sample = sample
-        self._all = sample == 1
-        self._rejected = "rejected" in always
-        self._4xx = "4xx" in always
-        self._5xx = "5xx" in always
-        self._slow_s = slow_s if "slow" in always else float("inf")
-
-    def wants(self, status: int, rejected: bool, duration_s: float) -> bool:
-        """Whether a request gets a line.
-
-        0.04 µs without a sample or where its answer is yes, 0.07 µs with one. The random number is asked for last.
-
-        Args:
-            status: of the answer; 0 where there was none.
-            rejected: the sidecar answered, not the dependency.
-            duration_s: from the request's head to the end of the answer.
-        """
-        if self._all or duration_s > self._slow_s or (rejected and self._rejected):
-            return True
-        if status >= 400 and (self._5xx if status >= 500 else self._4xx):
-            return True
-        return self._sample > 0 and self._rng() < self._sample
-
-    def write(
-        self,
-        dependency: str,
-        method: bytes,
-        target: bytes,
-        status: int,
-        code: str | None,
-        attempts: int,
-        duration_s: float,
-        waited_s: float,
-        trace_id: str | None,
-    ) -> None:
-        """Write the line of one request.
-
-        1.5 µs, and what the sink takes.
-
-        Args:
-            dependency: its name.
-            method: as it came.
-            target: as it came. What can hold credentials, its query and userinfo, does not get into the line.
-            status: of the answer.
-            code: of `sidecar.errors`, where the sidecar answered itself.
-            attempts: how often the dependency was asked.
-            duration_s: from the request's head to the end of the answer.
-            waited_s: of that, the time in which the request stood in a queue.
-            trace_id: of the trace that the request belongs to, if it does.
-        """
-        refused = "" if code is None else f',"code":{encode_basestring_ascii(code)}'
-        traced = "" if trace_id is None else f',"trace_id":{encode_basestring_ascii(trace_id)}'
-        # Put together by hand: to make a dict and json.dumps of it takes more than twice as long.
-        line = (
-            f'{{"ts":"{timestamp(self._clock())}","level":"info","logger":"sidecar.access","msg":"request"'
-            f',"dependency":{encode_basestring_ascii(dependency)}'
-            f',"method":{encode_basestring_ascii(_printable(method, _MAX_METHOD))}'
-            f',"path":{encode_basestring_ascii(_printable(_path(target), MAX_PATH))}'
-            f',"status":{status}{refused},"attempts":{attempts}'
-            f',"duration_ms":{duration_s * 1000:.3f},"waited_ms":{waited_s * 1000:.3f}{traced}}}\n'
-        )
-        self._sink.write(line.encode("ascii"))
-
-
-def _path(target: bytes) -> bytes:
-    """A request target without its query and fragment, and without an authority, which may hold a password."""
-    path = target.partition(b"?")[0].partition(b"#")[0]
-    if path.startswith(b"/"):
-        return path
-    _, scheme_ends, rest = path.partition(b"://")
-    if scheme_ends:
-        return b"/" + rest.partition(b"/")[2]
-    return path.rpartition(b"@")[2]
-
-
-_UNPRINTABLE: Final = re.compile(rb"[^ -~]")
-
-
-def _printable(octets: bytes, most: int) -> str:
-    """`octets` as text of at most `most` characters, percent-encoded where they are not printable ASCII."""
-    return _UNPRINTABLE.sub(_percent, octets[:most])[:most].decode("ascii")
-
-
-def _percent(match: re.Match[bytes]) -> bytes:
-    return b"%%%02X" % match[0][0]

@@ -33,7 +33,7 @@ def _taken_apart(octets: bytes) -> tuple[str, dict[str, str], bytes]:
 
 
 def test_answer_says_what_happened_to_which_dependency() -> None:
-    octets = render(UpstreamFailure("it is gone", "connection_refused"), "payments", close=False, head_only=False)
+    octets = render(UpstreamFailure("it is gone", "connection_refused"), "payments", None, close=False, head_only=False)
     line, fields, body = _taken_apart(octets)
     assert line == "HTTP/1.1 502 Bad Gateway"
     assert list(fields) == ["Content-Type", "Content-Length", "Cache-Control", "Proxy-Status", "Date"]
@@ -50,18 +50,20 @@ def test_answer_says_what_happened_to_which_dependency() -> None:
 
 
 def test_answer_without_a_dependency_names_none() -> None:
-    assert "dependency" not in json.loads(_taken_apart(render(BadRequest("x"), None, close=True, head_only=False))[2])
+    assert "dependency" not in json.loads(
+        _taken_apart(render(BadRequest("x"), None, None, close=True, head_only=False))[2]
+    )
 
 
 def test_answer_that_closes_says_so() -> None:
-    assert _taken_apart(render(BadRequest("x"), None, close=True, head_only=False))[1]["Connection"] == "close"
-    assert "Connection" not in _taken_apart(render(BadRequest("x"), None, close=False, head_only=False))[1]
+    assert _taken_apart(render(BadRequest("x"), None, None, close=True, head_only=False))[1]["Connection"] == "close"
+    assert "Connection" not in _taken_apart(render(BadRequest("x"), None, None, close=False, head_only=False))[1]
 
 
 def test_answer_to_head_is_the_same_head_without_the_body() -> None:
     refusal = UpstreamTimeout("x")
-    whole = render(refusal, "payments", close=False, head_only=False)
-    head = render(refusal, "payments", close=False, head_only=True)
+    whole = render(refusal, "payments", None, close=False, head_only=False)
+    head = render(refusal, "payments", None, close=False, head_only=True)
     assert head.endswith(b"\r\n\r\n")
     assert _taken_apart(head)[1]["Content-Length"] == str(len(_taken_apart(whole)[2]))
 
@@ -70,7 +72,7 @@ def test_answer_to_head_is_the_same_head_without_the_body() -> None:
     "kind", [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Refusal) and k is not Refusal]
 )
 def test_every_refusal_can_be_rendered(kind: type[Refusal]) -> None:
-    line, fields, body = _taken_apart(render(kind("x"), None, close=False, head_only=False))
+    line, fields, body = _taken_apart(render(kind("x"), None, None, close=False, head_only=False))
     assert line.startswith(f"HTTP/1.1 {kind.status} ")
     assert fields["Proxy-Status"] == f'sidecar; error={kind.proxy_error}; details="x"'
     assert json.loads(body)["error"] == kind.code
@@ -78,7 +80,7 @@ def test_every_refusal_can_be_rendered(kind: type[Refusal]) -> None:
 
 @given(st.text())
 def test_any_detail_makes_a_valid_head_and_arrives_whole_in_the_body(detail: str) -> None:
-    line, fields, body = _taken_apart(render(BadRequest(detail), "payments", close=False, head_only=False))
+    line, fields, body = _taken_apart(render(BadRequest(detail), "payments", None, close=False, head_only=False))
     assert line == "HTTP/1.1 400 Bad Request"
     assert len(fields) == 5
     assert _PROXY_STATUS.fullmatch(fields["Proxy-Status"])

@@ -11,7 +11,7 @@ cp -r setup.py pyproject.toml README.md LICENSE sidecar "$work"
 python=$(cd "$venv/bin" && pwd)/python
 if ! SIDECAR_COMPILE=1 "$python" -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation \
     --target "$venv/compiled" "$work" >"$work/log" 2>&1; then
-  tail -n 5 "$work/log"
+  tail -n 20 "$work/log"
   echo "not compiled: that takes gcc and python3-dev"
   rm -rf "$venv/compiled"
 fi

@@ -198,9 +198,11 @@ def trace_id(block: bytes) -> str | None:
     Args:
         block: its field lines.
     """
-    at = block.lower().find(b"\r\ntraceparent:")
+    at = block.find(b"\r\ntraceparent:")  # as nearly everybody spells it
     if at < 0:
-        return None
+        at = block.lower().find(b"\r\ntraceparent:")
+        if at < 0:
+            return None
     value = block[at + 14 :].partition(b"\r\n")[0].strip(b" \t")
     match = _TRACEPARENT.fullmatch(value)
     if match is None or (match["version"] == b"00" and match["more"] is not None):

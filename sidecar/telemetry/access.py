@@ -19,6 +19,9 @@ MAX_PATH: Final = 2048
 
 _MAX_METHOD: Final = 32
 
+_MOST_WORDS: Final = 2048
+"""More than there can be dependencies and codes; a bound all the same."""
+
 
 class AccessLog:
     """One line for each request that is worth one.
@@ -36,7 +39,7 @@ class AccessLog:
         ValueError: the sample is no share, or `always` names something else.
     """
 
-    __slots__ = ("_4xx", "_5xx", "_all", "_clock", "_rejected", "_rng", "_sample", "_sink", "_slow_s")
+    __slots__ = ("_4xx", "_5xx", "_all", "_clock", "_rejected", "_rng", "_sample", "_sink", "_slow_s", "_words")
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class AccessLog:
         if not always <= ALWAYS:
             raise ValueError(f"always logged can be {sorted(ALWAYS)}, not {sorted(always - ALWAYS)}")
         self._sink = sink
+        self._words: dict[str, bytes] = {}
         self._clock = clock
         self._rng = rng
         self._sample = sample
@@ -92,7 +96,7 @@ class AccessLog:
     ) -> None:
         """Write the line of one request.
 
-        1.5 µs, and what the sink takes.
+        1.8 µs interpreted, 1.4 compiled, and what the sink takes.
 
         Args:
             dependency: its name.
@@ -105,18 +109,41 @@ class AccessLog:
             waited_s: of that, the time in which the request stood in a queue.
             trace_id: of the trace that the request belongs to, if it does.
         """
-        refused = "" if code is None else f',"code":{encode_basestring_ascii(code)}'
-        traced = "" if trace_id is None else f',"trace_id":{encode_basestring_ascii(trace_id)}'
-        # Put together by hand: to make a dict and json.dumps of it takes more than twice as long.
-        line = (
-            f'{{"ts":"{timestamp(self._clock())}","level":"info","logger":"sidecar.access","msg":"request"'
-            f',"dependency":{encode_basestring_ascii(dependency)}'
-            f',"method":{encode_basestring_ascii(_printable(method, _MAX_METHOD))}'
-            f',"path":{encode_basestring_ascii(_printable(_path(target), MAX_PATH))}'
-            f',"status":{status}{refused},"attempts":{attempts}'
-            f',"duration_ms":{duration_s * 1000:.3f},"waited_ms":{waited_s * 1000:.3f}{traced}}}\n'
+        refused = b"" if code is None else b',"code":' + self._word(code)
+        traced = b"" if trace_id is None else b',"trace_id":' + encode_basestring_ascii(trace_id).encode("ascii")
+        # Put together by hand: to make a dict and json.dumps of it takes more than three times as long.
+        line = _LINE % (
+            timestamp(self._clock()).encode("ascii"),
+            self._word(dependency),
+            _METHODS.get(method) or _quoted(method, _MAX_METHOD),
+            _quoted(_path(target), MAX_PATH),
+            status,
+            refused,
+            attempts,
+            duration_s * 1000,
+            waited_s * 1000,
+            traced,
         )
-        self._sink.write(line.encode("ascii"))
+        self._sink.write(line)
+
+    def _word(self, word: str) -> bytes:
+        """A name or a code as JSON. There are few of them, each is made once."""
+        quoted = self._words.get(word)
+        if quoted is None:
+            quoted = encode_basestring_ascii(word).encode("ascii")
+            if len(self._words) < _MOST_WORDS:
+                self._words[word] = quoted
+        return quoted
+
+
+_LINE: Final = (
+    b'{"ts":"%b","level":"info","logger":"sidecar.access","msg":"request","dependency":%b,"method":%b,"path":%b'
+    b',"status":%d%b,"attempts":%d,"duration_ms":%.3f,"waited_ms":%.3f%b}\n'
+)
+
+_METHODS: Final = {
+    method: b'"%b"' % method for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS")
+}
 
 
 def _path(target: bytes) -> bytes:
@@ -133,9 +160,10 @@ def _path(target: bytes) -> bytes:
 _UNPRINTABLE: Final = re.compile(rb"[^ -~]")
 
 
-def _printable(octets: bytes, most: int) -> str:
-    """`octets` as text of at most `most` characters, percent-encoded where they are not printable ASCII."""
-    return _UNPRINTABLE.sub(_percent, octets[:most])[:most].decode("ascii")
+def _quoted(octets: bytes, most: int) -> bytes:
+    """`octets` as JSON text of at most `most` characters, percent-encoded where they are not printable ASCII."""
+    text = _UNPRINTABLE.sub(_percent, octets[:most])[:most].decode("ascii")
+    return encode_basestring_ascii(text).encode("ascii")
 
 
 def _percent(match: re.Match[bytes]) -> bytes:

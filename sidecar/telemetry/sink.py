@@ -58,7 +58,7 @@ class LogSink:
         "_max_octets",
         "_octets",
         "_reported",
-        "_thread",
+        "_writer",
         "_torn",
         "_under_way",
         "_wake",
@@ -95,8 +95,8 @@ class LogSink:
         self._wake = threading.Lock()
         self._wake.acquire()
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name="log", daemon=True)
+        self._writer.start()
 
     def __repr__(self) -> str:
         return f"<LogSink fd={self._descriptor} waiting={len(self._lines)} dropped={self.dropped}>"
@@ -134,7 +134,7 @@ class LogSink:
             asleep, self._asleep = self._asleep, False
         if asleep:
             self._wake.release()
-        self._thread.join(timeout_s)
+        self._writer.join(timeout_s)
         with self._lock:
             if not self._closed:
                 self._closed = True

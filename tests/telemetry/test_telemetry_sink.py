@@ -32,7 +32,7 @@ def line(number: int, size: int = 20) -> bytes:
 
 
 def ended(sink: LogSink) -> bool:
-    return not sink._thread.is_alive()
+    return not sink._writer.is_alive()
 
 
 def taken(sink: LogSink) -> bool:

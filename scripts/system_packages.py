@@ -13,7 +13,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
-PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "curl": "curl", "gcc": "gcc"}
+PACKAGES = {
+    "nginx": "nginx-light",
+    "haproxy": "haproxy",
+    "wrk": "wrk",
+    "curl": "curl",
+    "gcc": "gcc",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "faketime": "faketime",
+}
 """Program to Debian package."""
 
 
@@ -23,7 +32,7 @@ def missing() -> list[str]:
     packages = [package for program, package in PACKAGES.items() if shutil.which(program, path=path) is None]
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         packages += ["python3-dev", "libc6-dev"]
-    return sorted(packages)
+    return sorted(set(packages))
 
 
 def main() -> int:

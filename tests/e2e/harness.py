@@ -26,6 +26,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[2]
 
@@ -519,12 +520,14 @@ class Sidecar:
     Attributes:
         exit_status: that a good end has.
         stdout: a descriptor for its log; None for the file `out`.
+        environment: variables beside those of the test.
     """
 
     def __init__(self, folder: Path, dependencies: dict[str, Any], **settings: Any) -> None:
         self.folder = folder
         self.out, self.err = folder / "stdout", folder / "stderr"
         self.stdout: int | None = None
+        self.environment: dict[str, str] = {}
         self.host = fresh_host()
         self.address: tuple[str, int] = (self.host, free_port(self.host))
         self.metrics = (self.host, free_port(self.host))
@@ -564,6 +567,7 @@ class Sidecar:
             self.process = psutil.Popen(
                 [sys.executable, "-m", "sidecar", "run", "--config", str(self.config)],
                 cwd=ROOT,
+                env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out if self.stdout is None else self.stdout,
                 stderr=err,
@@ -617,6 +621,34 @@ class Sidecar:
         with connect(self.metrics) as wire:
             wire.send(get(path, "Connection: close"))
             return wire.response()
+
+    def metrics_now(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """The value of each series, by its name and its labels."""
+        families = text_string_to_metric_families(self.control("/metrics").body.decode("ascii"))
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the series that have these labels, of which there is one at least."""
+        found = [
+            value
+            for (series, pairs), value in self.metrics_now().items()
+            if series == name and labels.items() <= dict(pairs).items()
+        ]
+        assert found, f"no series {name} {labels}"
+        return sum(found)
+
+    def state(self, dependency: str) -> str:
+        """Where a circuit is, as a scrape sees it."""
+        (state,) = [
+            dict(pairs)["state"]
+            for (name, pairs), value in self.metrics_now().items()
+            if name == "circuit_breaker_state" and ("dependency", dependency) in pairs and value == 1
+        ]
+        return state
 
     def connect(self, *, receive_buffer: int | None = None) -> Wire:
         """A connection to the shared port."""

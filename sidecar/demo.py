@@ -24,15 +24,21 @@ The demo dependency listens on {upstream}, the sidecar in front of it on {listen
 
 and see the circuit open and close (each line shows where it stands, as Prometheus would see it):
 
-  state() {{ curl -s {metrics}/metrics | grep '^circuit_breaker_state.* 1'; }}
-  state                                                          # closed
-  for i in {fails}; do curl -s -o /dev/null {url}/fail; done; state    # open: {count} failures in a row
-  curl -i  {url}/hello; state                                    # refused at once: CIRCUIT_OPEN, and when to come back
-  sleep {wait}; state                                               # half_open: the next requests are trials
-  for i in {goods}; do curl -s {url}/hello; done; state            # closed again
+{circuit}
 
 Ctrl-C drains and stops both.
 """
+
+
+_CIRCUIT = (
+    ("state() {{ curl -s {metrics}/metrics | grep '^circuit_breaker_state.* 1'; }}", ""),
+    ("state", "closed"),
+    ("for i in {fails}; do curl -s -o /dev/null {url}/fail; done; state", "open: {count} failures in a row"),
+    ("curl -i {url}/hello; state", "refused: CIRCUIT_OPEN"),
+    ("sleep {wait}; state", "half_open: it tries again"),
+    ("for i in {goods}; do curl -s -o /dev/null {url}/hello; done; state", "closed again"),
+)
+"""What opens and closes the circuit, with what each line shows."""
 
 
 def demo_application() -> web.Application:
@@ -112,16 +118,18 @@ def _invitation(config: Config, url: str) -> str:
     demo = config.dependencies["demo"]
     breaker = demo.circuit_breaker
     failures = breaker.consecutive_failures or 1
-    return _INVITATION.format(
-        upstream=demo.upstream,
-        listen=config.listen,
-        url=url,
-        metrics=f"http://{config.metrics.listen}",
-        fails=" ".join(map(str, range(1, failures + 1))),
-        count=failures,
-        wait=math.ceil(breaker.open_for * 1.1),  # the longest that its jitter makes of it
-        goods=" ".join(map(str, range(1, breaker.half_open.successes + 1))),
-    )
+    values = {
+        "url": url,
+        "metrics": f"http://{config.metrics.listen}",
+        "fails": " ".join(map(str, range(1, failures + 1))),
+        "count": failures,
+        "wait": math.ceil(breaker.open_for * 1.1),  # the longest that its jitter makes of it
+        "goods": " ".join(map(str, range(1, breaker.half_open.successes + 1))),
+    }
+    lines = [(command.format(**values), shows.format(**values)) for command, shows in _CIRCUIT]
+    width = max(len(command) for command, shows in lines if shows)
+    circuit = "\n".join(f"  {command:{width}}  # {shows}" if shows else f"  {command}" for command, shows in lines)
+    return _INVITATION.format(upstream=demo.upstream, listen=config.listen, url=url, circuit=circuit)
 
 
 def _number(request: web.Request, name: str, default: float) -> float:

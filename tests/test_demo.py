@@ -20,7 +20,8 @@ import yaml
 from aiohttp.test_utils import TestClient
 
 from sidecar.cli import main
-from sidecar.demo import demo_application
+from sidecar.config import load_text
+from sidecar.demo import _invitation, demo_application
 from tests.e2e.harness import PATIENCE_S, ROOT, connect, eventually, free_port, fresh_host, get, is_complaint, need
 
 SHIPPED = (ROOT / "config" / "demo.yaml").read_text()
@@ -90,14 +91,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield demo
 
 
-def printed_commands(demo: Demo) -> list[str]:
-    return re.findall(r"^ +(curl .*)$", demo.printed, re.MULTILINE)
+def blocks(text: str) -> list[str]:
+    """The paragraphs that are there to be typed: the three requests, and the circuit."""
+    paragraphs = (paragraph.splitlines() for paragraph in text.split("\n\n"))
+    typed = [lines for lines in paragraphs if lines and all(line.startswith("  ") for line in lines)]
+    return ["\n".join(line.removeprefix("  ") for line in lines) for lines in typed]
 
 
 def test_the_three_lines_that_it_prints_work(demo: Demo) -> None:
     curl = need("curl")
     answers = []
-    for line in printed_commands(demo):
+    three, _ = blocks(demo.printed)
+    for line in three.splitlines():
         _, *arguments = shlex.split(line, comments=True)
         done = subprocess.run([curl, "--silent", *arguments], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
@@ -119,16 +124,30 @@ def test_invitation_comes_before_the_log(demo: Demo) -> None:
     assert demo.logged[0]["msg"] == f"ready: listening on {demo.authority}"
 
 
-def test_readme_and_tutorial_show_the_lines_that_it_prints(demo: Demo) -> None:
-    shipped = yaml.safe_load(SHIPPED)["listen"]
-    printed = {tuple(shlex.split(line, comments=True)) for line in printed_commands(demo)}
-    printed = {tuple(word.replace(demo.authority, shipped) for word in line) for line in printed}
-    pages = [page for page in (ROOT / "README.md", ROOT / "docs" / "tutorial" / "first-steps.md") if page.exists()]
-    for page in pages:
-        lines = re.findall("^curl .*", page.read_text(), re.MULTILINE)
-        shown = {tuple(shlex.split(line, comments=True)) for line in lines}
-        assert printed <= shown, page
-    assert len(printed) == 3
+def test_the_block_that_it_prints_opens_and_closes_the_circuit(demo: Demo) -> None:
+    need("curl")
+    _, circuit = blocks(demo.printed)
+    done = subprocess.run(
+        [need("bash"), "-c", circuit], capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False
+    )
+    states = re.findall(r'^circuit_breaker_state\{dependency="demo",state="(\w+)"\} 1', done.stdout, re.MULTILINE)
+    assert done.returncode == 0
+    assert "curl: (" not in done.stderr
+    assert states == ["closed", "open", "open", "half_open", "closed"]
+    assert done.stdout.count("CIRCUIT_OPEN") == 1
+    assert "3 failures in a row (consecutive_failures: 3)" in done.stdout
+    moves = [(line["from"], line["to"]) for line in demo.logged if line.get("logger") == "sidecar.circuit"]
+    assert moves == [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial/first-steps.md"])
+def test_page_shows_the_lines_that_it_prints(page: str) -> None:
+    config = load_text(SHIPPED, environ={}).config
+    three, circuit = blocks(_invitation(config, f"http://{config.listen}/demo"))
+    text = (ROOT / page).read_text()
+    shown = {tuple(shlex.split(line, comments=True)) for line in re.findall("^curl .*", text, re.MULTILINE)}
+    assert {tuple(shlex.split(line, comments=True)) for line in three.splitlines()} <= shown
+    assert f"```sh\n{circuit}\n```\n" in text
 
 
 def test_interrupt_drains_and_exits_0(tmp_path: Path) -> None:

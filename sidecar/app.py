@@ -65,6 +65,7 @@ class App:
         self._watchdog = watchdog
         self._deadlines = Deadlines()
         self._vitals = Vitals(self._deadlines)
+        self._access_log: AccessLog | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._pools: dict[str, Pool] = {}
         self._listeners: list[tuple[Listener, Address]] = []
@@ -76,9 +77,10 @@ class App:
     def _build(self) -> None:
         config = self._config
         access = config.access_log
-        log = None
         if self._sink is not None:
-            log = AccessLog(self._sink, access.sample, frozenset(access.always), access.slow, random.random)
+            self._access_log = AccessLog(
+                self._sink, access.sample, frozenset(access.always), access.slow, random.random, access.max_per_second
+            )
         for name, settings in config.dependencies.items():
             fallback = settings.fallback
             dependency = Dependency(
@@ -87,7 +89,7 @@ class App:
                 self._vitals,
                 config.metrics.buckets,
                 on_transition=log_transition,
-                log=log,
+                log=self._access_log,
                 fallback=make_fallback(fallback.status, fallback.headers, fallback.body) if fallback.on else None,
             )
             self._pools[name] = Pool(dependency, self._deadlines)
@@ -101,10 +103,12 @@ class App:
             for name, settings in config.dependencies.items()
         )
         if config.listen is not None:
-            self._listeners.append((Listener(config.listener, router, None, self._deadlines, log=log), config.listen))
+            self._listeners.append(
+                (Listener(config.listener, router, None, self._deadlines, log=self._access_log), config.listen)
+            )
         for name, settings in config.dependencies.items():
             if settings.listen is not None:
-                listener = Listener(settings.listener, router, self._pools[name], self._deadlines, log=log)
+                listener = Listener(settings.listener, router, self._pools[name], self._deadlines, log=self._access_log)
                 self._listeners.append((listener, settings.listen))
 
     def circuit(self, name: str) -> pybreaker.CircuitBreaker:
@@ -138,6 +142,7 @@ class App:
             version=__version__,
             config_hash=hashlib.sha256(repr(self._config).encode()).hexdigest()[:12],
             config_loaded_at=time.time(),
+            access_log=self._access_log,
             log_lines_dropped=lambda: 0 if self._sink is None else self._sink.dropped,
         )
         application = readonly_application(lambda: self._not_ready, Exposition(sources).render)

@@ -107,6 +107,9 @@ class AccessLog(Section):
         max_length=LONGEST_LIST,
     )
     slow: Seconds = key("1s", "A request that takes this long is slow.")
+    max_per_second: Annotated[int, count(1, 1_000_000)] = key(
+        1000, "Lines a second at most; how many requests went without is told in a line of its own."
+    )
 
 
 class Timeout(Section):

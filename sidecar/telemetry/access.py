@@ -8,7 +8,7 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
-from sidecar.telemetry.lines import timestamp
+from sidecar.telemetry.lines import line_of, timestamp
 from sidecar.telemetry.sink import LogSink
 
 ALWAYS: Final = frozenset({"rejected", "4xx", "5xx", "slow"})
@@ -33,13 +33,34 @@ class AccessLog:
             and of 5xx, and requests slower than `slow_s`.
         slow_s: seconds.
         rng: from 0 up to 1, exclusively.
+        max_per_second: lines at most. An open circuit can refuse 100,000 requests in a second, and a line for each
+            would cost more than all the refusals; how many went without is told in a line of its own.
         clock: seconds since the epoch.
+
+    Attributes:
+        suppressed: requests that were worth a line and got none, because the second was full.
 
     Raises:
         ValueError: the sample is no share, or `always` names something else.
     """
 
-    __slots__ = ("_4xx", "_5xx", "_all", "_clock", "_rejected", "_rng", "_sample", "_sink", "_slow_s", "_words")
+    __slots__ = (
+        "_4xx",
+        "_5xx",
+        "_all",
+        "_clock",
+        "_max_per_second",
+        "_rejected",
+        "_rng",
+        "_room",
+        "_sample",
+        "_second",
+        "_sink",
+        "_slow_s",
+        "_untold",
+        "_words",
+        "suppressed",
+    )
 
     def __init__(
         self,
@@ -48,6 +69,7 @@ class AccessLog:
         always: frozenset[str],
         slow_s: float,
         rng: Callable[[], float],
+        max_per_second: int = 1000,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -57,6 +79,11 @@ class AccessLog:
             raise ValueError(f"always logged can be {sorted(ALWAYS)}, not {sorted(always - ALWAYS)}")
         self._sink = sink
         self._words: dict[str, bytes] = {}
+        self._max_per_second = max_per_second
+        self._second = -1
+        self._room = 0
+        self._untold = 0
+        self.suppressed = 0
         self._clock = clock
         self._rng = rng
         self._sample = sample
@@ -77,10 +104,33 @@ class AccessLog:
             duration_s: from the request's head to the end of the answer.
         """
         if self._all or duration_s > self._slow_s or (rejected and self._rejected):
-            return True
+            return self._has_room()
         if status >= 400 and (self._5xx if status >= 500 else self._4xx):
+            return self._has_room()
+        return self._sample > 0 and self._rng() < self._sample and self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether the present second has room for another line."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second = second
+            self._room = self._max_per_second
+            if self._untold:
+                untold, self._untold = self._untold, 0
+                document: dict[str, object] = {
+                    "ts": timestamp(second),
+                    "level": "warning",
+                    "logger": "sidecar.access",
+                    "msg": "requests without a line, beyond access_log.max_per_second",
+                    "suppressed": untold,
+                }
+                self._sink.write(line_of(document))
+        if self._room > 0:
+            self._room -= 1
             return True
-        return self._sample > 0 and self._rng() < self._sample
+        self.suppressed += 1
+        self._untold += 1
+        return False
 
     def write(
         self,

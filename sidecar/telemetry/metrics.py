@@ -24,9 +24,10 @@ from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.vitals import Vitals
+from sidecar.telemetry.access import AccessLog
 
-SLICE: Final = 10
-"""Dependencies rendered between two turns of the loop: with the default buckets 170 lines of a histogram, or 800 of the
+SLICE: Final = 5
+"""Dependencies rendered between two turns of the loop: with the default buckets 85 lines of a histogram, or 400 of the
 requests by method. docs/explanation/performance.md has what that takes."""
 
 _STATES: Final = tuple(State)
@@ -47,6 +48,7 @@ class Sources:
         config_hash: of the configuration in force.
         config_loaded_at: when that was loaded, Unix time in seconds.
         config_successful: whether the last attempt to load one succeeded.
+        access_log: what writes a line for a request, if anything does.
         log_lines_dropped: how many lines of log could not be written.
     """
 
@@ -58,6 +60,7 @@ class Sources:
     config_hash: str
     config_loaded_at: float
     config_successful: bool = True
+    access_log: AccessLog | None = None
     log_lines_dropped: Callable[[], int] = field(default=lambda: 0)
 
 
@@ -473,6 +476,12 @@ class Exposition:
             "sidecar_log_lines_dropped_total",
             "Lines of log that could not be written in time.",
             sources.log_lines_dropped(),
+        )
+        yield _plain(
+            "counter",
+            "sidecar_access_log_suppressed_total",
+            "Requests that were worth a line of log and got none, beyond access_log.max_per_second.",
+            0 if sources.access_log is None else sources.access_log.suppressed,
         )
         yield _plain("gauge", "sidecar_build_info", "1; the version of the program.", 1, version=sources.version)
 

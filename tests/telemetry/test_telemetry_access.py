@@ -176,3 +176,24 @@ def test_sample_that_is_no_share_is_refused(lines: Lines, sample: float) -> None
 def test_unknown_word_in_always_is_refused(lines: Lines) -> None:
     with pytest.raises(ValueError, match=r"not \['3xx'\]"):
         AccessLog(lines, 0, frozenset({"3xx", "4xx"}), 1.0, never)
+
+
+def test_lines_beyond_those_of_a_second_are_counted_and_told_of_in_the_next(lines: Lines) -> None:
+    now = [1_700_000_000.0]
+    log = AccessLog(lines, 0, frozenset({"rejected"}), 1.0, never, 3, clock=lambda: now[0])
+    assert [log.wants(503, True, 0.0) for _ in range(10)] == [True] * 3 + [False] * 7
+    assert log.suppressed == 7
+    assert lines.written == []
+    now[0] += 1
+    assert log.wants(503, True, 0.0)
+    assert (lines.only["level"], lines.only["suppressed"]) == ("warning", 7)
+    now[0] += 1
+    assert log.wants(503, True, 0.0)
+    assert len(lines.written) == 1
+
+
+def test_what_is_not_wanted_takes_nobodys_room(lines: Lines) -> None:
+    log = AccessLog(lines, 0, frozenset({"5xx"}), 1.0, never, 1, clock=lambda: 5.0)
+    assert not any(log.wants(200, False, 0.0) for _ in range(10))
+    assert log.wants(500, False, 0.0)
+    assert log.suppressed == 0

@@ -39,7 +39,7 @@ def run(script: str, path: Path, part: Callable[[], str], argv: Sequence[str] | 
     if arguments.check:
         if before == after:
             return 0
-        print(f"{path} is stale; run scripts/{script}", file=sys.stderr)
+        print(f"{path} is stale; run python -m scripts.{Path(script).stem}", file=sys.stderr)
         return 1
     path.write_text(after)
     return 0

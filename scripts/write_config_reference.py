@@ -1,23 +1,22 @@
 """Write the tables of docs/reference/configuration.md from the JSON Schema of the configuration.
 
-python scripts/write_config_reference.py           # rewrites what stands between the two markers
-python scripts/write_config_reference.py --check   # exit status 1 where the page is stale
+python -m scripts.write_config_reference           # rewrites what stands between the two markers
+python -m scripts.write_config_reference --check   # exit status 1 where the page is stale
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts import generated
 from sidecar.config import fields, json_schema, terms, units
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
-BEGIN = "<!-- tables: written by scripts/write_config_reference.py -->"
-END = "<!-- end of tables -->"
+SCRIPT = Path(__file__).name
+PAGE = generated.ROOT / "docs" / "reference" / "configuration.md"
 
 Schema = dict[str, Any]
 
@@ -139,33 +138,9 @@ def _type(value: Schema) -> str:
     return WORDS[value["pattern"]]
 
 
-def rewritten(page: str) -> str:
-    """`page` with what stands between its markers made anew.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page must hold {BEGIN!r} and behind it {END!r}")
-    return f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
-
-
 def main(argv: Sequence[str] | None = None, path: Path = PAGE) -> int:
     """Write the page, or with --check say whether that would change it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where the page is stale")
-    arguments = parser.parse_args(argv)
-    before = path.read_text()
-    after = rewritten(before)
-    if arguments.check:
-        if before == after:
-            return 0
-        print(f"{path} is stale; run scripts/write_config_reference.py", file=sys.stderr)
-        return 1
-    path.write_text(after)
-    return 0
+    return generated.run(SCRIPT, path, tables, argv)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Write the table of docs/reference/metrics.md from the collector.
 
-python scripts/write_metrics_reference.py           # rewrites what stands between the two markers
-python scripts/write_metrics_reference.py --check   # exit status 1 where the page is stale
+python -m scripts.write_metrics_reference           # rewrites what stands between the two markers
+python -m scripts.write_metrics_reference --check   # exit status 1 where the page is stale
 """
 
 from __future__ import annotations

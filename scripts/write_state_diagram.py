@@ -1,7 +1,7 @@
 """Draw the state diagram in docs/explanation/circuit-breaker.md from the breaker's table of transitions.
 
-python scripts/write_state_diagram.py           # rewrites what stands between the two markers
-python scripts/write_state_diagram.py --check   # exit status 1 where the page is stale
+python -m scripts.write_state_diagram           # rewrites what stands between the two markers
+python -m scripts.write_state_diagram --check   # exit status 1 where the page is stale
 """
 
 from __future__ import annotations

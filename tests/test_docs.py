@@ -55,6 +55,10 @@ def mistake_in(line: str) -> str | None:
         return f"make has no target {unknown}" if unknown else None
     if Path(words[0]).name.startswith("python") and len(words) > 1 and words[1].startswith(("scripts/", "benchmarks/")):
         return None if (ROOT / words[1]).exists() else f"there is no {words[1]}"
+    if Path(words[0]).name.startswith("python") and words[1:2] == ["-m"] and words[2:]:
+        module = words[2].replace(".", "/")
+        if module.startswith(("scripts/", "benchmarks/")) and not (ROOT / f"{module}.py").exists():
+            return f"there is no module {words[2]}"
     return None
 
 
@@ -92,6 +96,9 @@ def test_commands_are_found_in_a_page(text: str, found: list[str]) -> None:
         (".venv/bin/sidecar check config/none.yaml", False),
         ("make coffee", False),
         (".venv/bin/python scripts/none.py", False),
+        (".venv/bin/python -m scripts.generated", True),
+        (".venv/bin/python -m scripts.none", False),
+        (".venv/bin/python -m pytest", True),
     ],
 )
 def test_mistakes_in_commands_are_noticed(line: str, good: bool) -> None:

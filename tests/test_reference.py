@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from scripts.write_config_reference import PAGE, PLACES, main, rewritten, tables
+from scripts import generated, write_config_reference, write_metrics_reference, write_state_diagram
+from scripts.write_config_reference import PLACES, tables
 from sidecar.config import json_schema, load_text
 from sidecar.errors import Refusal, UpstreamFailure, UpstreamTimeout
 
 ROOT = Path(__file__).parents[1]
 ERRORS = (ROOT / "docs" / "reference" / "errors.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SCRIPTS = (write_config_reference, write_metrics_reference, write_state_diagram)
 
 
 def refusals(base: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
@@ -46,6 +49,16 @@ def snippets(language: str) -> Iterator[object]:
             yield pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
 
 
+def queries() -> Iterator[str]:
+    """What stands in the blocks of PromQL of every page."""
+    for page in PAGES:
+        yield from re.findall(r"^```promql\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def name_of(script: ModuleType) -> str:
+    return script.__name__.rpartition(".")[2]
+
+
 def slugs(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -58,23 +71,44 @@ def links() -> Iterator[object]:
                 yield pytest.param(page, link, id=f"{page.relative_to(ROOT)}-{link}")
 
 
-def test_configuration_page_is_fresh() -> None:
-    assert subprocess.run([sys.executable, ROOT / "scripts" / "write_config_reference.py", "--check"]).returncode == 0
+@pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
+def test_generated_part_of_a_page_is_fresh(script: ModuleType) -> None:
+    command = [sys.executable, "-m", script.__name__, "--check"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
 
 
-def test_stale_configuration_page_is_noticed_and_not_touched(tmp_path: Path) -> None:
-    page = tmp_path / "configuration.md"
-    stale = PAGE.read_text().replace("`75s`", "`76s`")
+@pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
+def test_stale_page_is_noticed_and_not_touched(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = script.PAGE.read_text()
+    page = tmp_path / "page.md"
+    head, marker, rest = fresh.partition(generated.begin(script.SCRIPT))
+    stale = head + marker + rest.replace("| `", "| ", 1)
     page.write_text(stale)
-    assert main(["--check"], page) == 1
+    assert script.main(["--check"], page) == 1
+    assert f"python -m {script.__name__}" in capsys.readouterr().err
     assert page.read_text() == stale
-    assert main([], page) == 0
-    assert page.read_text() == PAGE.read_text()
+    assert script.main([], page) == 0
+    assert page.read_text() == fresh
 
 
-def test_configuration_page_without_a_marker_is_refused() -> None:
-    with pytest.raises(ValueError, match="must hold"):
-        rewritten("# Configuration\n")
+def test_page_without_a_marker_is_refused() -> None:
+    begin = generated.begin("write_it.py")
+    for page in ("# Page\n", f"{begin}\n", f"{generated.END}\n{begin}\n"):
+        with pytest.raises(ValueError, match="must hold"):
+            generated.rewritten(page, "write_it.py", "it")
+
+
+def test_queries_on_the_metrics_page_name_metrics_that_exist() -> None:
+    rows = write_metrics_reference.table().splitlines()[2:]
+    exposed = dict(re.findall(r"[^|` ]+", row)[:2] for row in rows)
+    for name, kind in list(exposed.items()):
+        if kind == "histogram":
+            exposed |= {f"{name}_{part}": kind for part in ("bucket", "count", "sum")}
+    named = set(re.findall(r"\b(?:sidecar|circuit_breaker|process)_\w+", "\n".join(queries())))
+    assert named
+    assert named - set(exposed) == set()
 
 
 def test_configuration_page_has_a_table_of_every_section() -> None:

@@ -69,8 +69,8 @@ def configuration(folder: Path, **changes: Any) -> tuple[Path, tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def running_demo(folder: Path) -> Iterator[Demo]:
-    file, address = configuration(folder)
+def running_demo(folder: Path, **changes: Any) -> Iterator[Demo]:
+    file, address = configuration(folder, **changes)
     out, err = folder / "stdout", folder / "stderr"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         command = [sys.executable, "-m", "sidecar", "demo", "--config", str(file)]
@@ -151,8 +151,13 @@ def test_page_shows_the_lines_that_it_prints(page: str) -> None:
 
 
 def test_interrupt_drains_and_exits_0(tmp_path: Path) -> None:
-    with running_demo(tmp_path) as demo, connect(demo.address) as wire, connect(demo.address) as other:
-        wire.send(get("/demo/slow?seconds=0.5"))
+    patient = {"first_byte": "60s", "total": "60s"}
+    with (
+        running_demo(tmp_path, timeout=patient) as demo,
+        connect(demo.address) as wire,
+        connect(demo.address) as other,
+    ):
+        wire.send(get("/demo/slow?seconds=2"))
         other.send(get("/demo/hello"))
         assert other.response().status == 200
         demo.process.send_signal(signal.SIGINT)

@@ -397,6 +397,9 @@ class Upstream:
         self.requests: list[Message] = []
         self._script = script or self.serve
         self._threads: list[threading.Thread] = []
+        self._taking_in = threading.Lock()  # held while a connection that was accepted gets its wire and its thread
+        self._sentinel: bytes | tuple[str, int] | None = None
+        self._sentinel_came = threading.Event()
         if path is None:
             self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
             self.port = int(self._listener.getsockname()[1])
@@ -417,19 +420,24 @@ class Upstream:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
         self._acceptor.join()
         self._listener.close()
-        self.hang_up()
+        self._hang_up()
 
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self._listener.accept()
+                sock, peer = self._listener.accept()
             except OSError:
                 return
-            wire = Wire(sock, "sidecar")
-            self.wires.append(wire)
-            thread = threading.Thread(target=self._run, args=(wire, self._script))
-            thread.start()
-            self._threads.append(thread)
+            if peer == self._sentinel:
+                sock.close()
+                self._sentinel_came.set()
+                continue
+            with self._taking_in:
+                wire = Wire(sock, "sidecar")
+                self.wires.append(wire)
+                thread = threading.Thread(target=self._run, args=(wire, self._script))
+                self._threads.append(thread)
+                thread.start()
 
     def _run(self, wire: Wire, script: Script) -> None:
         try:
@@ -467,13 +475,30 @@ class Upstream:
 
     def hang_up(self) -> None:
         """End every connection, and wait until the sidecar has ended its side: it will use none of them again."""
-        for wire in list(self.wires):
+        self._catch_up()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        with self._taking_in:
+            wires, threads = list(self.wires), self._threads
+            self._threads = []
+        for wire in wires:
             with contextlib.suppress(OSError):
                 wire.finish()
-        for thread in self._threads:
+        for thread in threads:
             thread.join(PATIENCE_S)
             assert not thread.is_alive(), "the sidecar did not end a connection whose upstream has"
-        self._threads.clear()
+
+    def _catch_up(self) -> None:
+        """Wait until every connection that the kernel has completed so far is accepted: one of our own comes last."""
+        self._sentinel_came.clear()
+        with socket.socket(self._listener.family) as sentinel:
+            sentinel.settimeout(PATIENCE_S)
+            # The kernel chooses a port, or an abstract name.
+            sentinel.bind(("127.0.0.1", 0) if sentinel.family == socket.AF_INET else "")
+            self._sentinel = sentinel.getsockname()
+            sentinel.connect(self._listener.getsockname())
+            assert self._sentinel_came.wait(PATIENCE_S), "the upstream does not accept"
 
     def wire(self, number: int = 0) -> Wire:
         """A connection, by its number in the order of arrival."""
@@ -489,10 +514,17 @@ def fresh_host() -> str:
     return f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
 
 
+_given: set[tuple[str, int]] = set()
+
+
 def free_port(host: str) -> int:
-    """A TCP port of `host`, chosen by the kernel."""
-    with socket.create_server((host, 0)) as server:
-        return int(server.getsockname()[1])
+    """A TCP port of `host`, chosen by the kernel, and another one each time."""
+    while True:
+        with socket.create_server((host, 0)) as server:
+            address = (host, int(server.getsockname()[1]))
+        if address not in _given:
+            _given.add(address)
+            return address[1]
 
 
 def log_lines(file: Path) -> list[dict[str, Any]]:
@@ -653,6 +685,14 @@ class Sidecar:
     def connect(self, *, receive_buffer: int | None = None) -> Wire:
         """A connection to the shared port."""
         return connect(self.address, receive_buffer=receive_buffer)
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The process is stopped meanwhile: what is sent to it now, it finds when it goes on."""
+        self.running.send_signal(signal.SIGSTOP)
+        eventually(lambda: self.running.status() == psutil.STATUS_STOPPED, "it stands still")
+        yield
+        self.running.send_signal(signal.SIGCONT)
 
     def turn(self) -> None:
         """Return when the sidecar has read whatever was sent to it before.

@@ -71,9 +71,13 @@ class Held:
 
 
 def test_sigterm_under_load_loses_no_request(start: Start, upstream: Upstream) -> None:
-    sidecar = start(drain_idle="300ms")
+    sidecar = start(drain_idle="1ms")
+    held = Held(upstream)
     before, after = itertools.count(), itertools.count()
     enough = threading.Event()
+
+    def reply(wire: Wire, request: Message) -> None:
+        (held if request.target == b"/last" else echo)(wire, request)
 
     def client(name: int) -> None:
         """Ask until the drain has closed a good many connections under us all."""
@@ -90,15 +94,23 @@ def test_sigterm_under_load_loses_no_request(start: Start, upstream: Upstream) -
                     if next(after if closes else before) > 200 and closes:
                         enough.set()
 
-    with contextlib.ExitStack() as stack:
+    with upstream.replying(reply), contextlib.ExitStack() as stack:
+        # The drain goes on for as long as this one is under way, however long a client takes between two requests.
+        last = stack.enter_context(sidecar.connect())
+        last.send(get("/plain/last"))
+        held.await_requests(1)
         clients = [stack.enter_context(Background(lambda name=name: client(name))) for name in range(6)]
         eventually(lambda: len(upstream.requests) > 300, "the load is on")
         sidecar.running.terminate()
         for each in clients:
             each.join()
+        held.let_through()
+        response = last.response()
+        last.close()
 
-    assert exit_status(sidecar) == 0
-    assert len(upstream.requests) == next(before) + next(after)
+        assert (response.body, response.closes) == (b"GET /last", True)
+        assert exit_status(sidecar) == 0
+        assert len(upstream.requests) == 1 + next(before) + next(after)
 
 
 def test_readiness_goes_first_and_requests_are_served_on(start: Start, upstream: Upstream) -> None:
@@ -181,6 +193,7 @@ def test_drain_timeout_answers_what_has_no_answer_and_cuts_the_rest_visibly(star
         chunked.until(b"hello\r\n")
         arriving.send(b"GET /plain/arriving HTTP/1.1\r\nHost")
         eventually(lambda: len(upstream.requests) == 4, "every request is at the upstream")
+        sidecar.turn()
         sidecar.running.terminate()
 
         for wire in (silent, uploading):
@@ -216,13 +229,23 @@ def test_answers_that_a_slow_client_still_reads_are_not_cut_by_the_end_of_the_dr
     """No exchange is under way then: the upstream is done, and what the kernel did not take waits in the sidecar."""
     sidecar = start(drain_idle="1ms")
     body = b"x" * 50_000
-    with (
-        upstream.replying(lambda wire, request: wire.send(answer(body))),
-        sidecar.connect(receive_buffer=65536) as wire,
-    ):
+    answered: list[Wire] = []
+
+    def reply(wire: Wire, request: Message) -> None:
+        wire.send(answer(body))
+        answered.append(wire)
+
+    def waits_for_the_client() -> bool:
+        """Whether the sidecar has read every answer that it has asked for, and asks no further."""
+        count = len(answered)
+        sidecar.turn()
+        return 0 < count == len(upstream.requests) and answered[-1].silent
+
+    with upstream.replying(reply), sidecar.connect(receive_buffer=65536) as wire:
         wire.send(get("/plain/x") * 500)
-        asked = steady(lambda: len(upstream.requests))
-        assert 0 < asked < 500
+        eventually(waits_for_the_client, "the client holds it up")
+        asked = len(upstream.requests)
+        assert asked < 500
         sidecar.running.terminate()
         eventually(lambda: sidecar.control("/readyz").status == 503, "it drains")
         assert steady(sidecar.running.poll) is None, "it waits for the client"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import psutil
 import pytest
 
 from .harness import Sidecar, Upstream, Wire, answer, eventually, get
@@ -28,17 +26,6 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Ite
     listener = dict.fromkeys(("head_timeout", "body_timeout", "keepalive_timeout"), each)
     with Sidecar(tmp_path_factory.mktemp("standstill"), {"plain": dependency}, listener=listener) as sidecar:
         yield sidecar
-
-
-@contextlib.contextmanager
-def standing_still(sidecar: Sidecar, meanwhile: Callable[[], object]) -> Iterator[None]:
-    """The process is stopped for longer than any of its timeouts; `meanwhile` the others go on."""
-    sidecar.running.send_signal(signal.SIGSTOP)
-    eventually(lambda: sidecar.running.status() == psutil.STATUS_STOPPED, "it stands still")
-    meanwhile()
-    time.sleep(STANDSTILL_S)  # what is tested, no wait for something to happen
-    sidecar.running.send_signal(signal.SIGCONT)
-    yield
 
 
 def test_standstill_fails_nothing_that_is_under_way(sidecar: Sidecar, upstream: Upstream) -> None:
@@ -82,11 +69,13 @@ def test_standstill_fails_nothing_that_is_under_way(sidecar: Sidecar, upstream: 
         wires["arriving"].send(b"GET /plain/arriving HTTP/1.1\r\nHo")
         sidecar.turn()
 
-        with standing_still(sidecar, stopped.set):
-            wires["uploading"].send(b"world")
-            wires["arriving"].send(b"st: any.test\r\n\r\n")
-            wires["idle"].send(get("/plain/idle"))
-            go_on.set()
+        with sidecar.standing_still():  # for longer than any of its timeouts; the others go on
+            stopped.set()
+            time.sleep(STANDSTILL_S)  # what is tested, no wait for something to happen
+        wires["uploading"].send(b"world")
+        wires["arriving"].send(b"st: any.test\r\n\r\n")
+        wires["idle"].send(get("/plain/idle"))
+        go_on.set()
         bodies = {name: wire.response().body for name, wire in wires.items() if name not in ("streaming", "never")}
         streamed = [wires["streaming"].chunk(), wires["streaming"].chunk()]
 

@@ -48,7 +48,8 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream, full: 
     dead_host = fresh_host()
     dependencies = {
         "plain": dependency("/plain"),
-        "hasty": dependency("/hasty", first_byte="300ms", idle="300ms"),
+        "hasty": dependency("/hasty", first_byte="300ms"),
+        "uneasy": dependency("/uneasy", idle="300ms"),
         "whole": dependency("/whole", total="300ms"),
         "dead": dependency("/dead", f"http://{dead_host}:{free_port(dead_host)}"),
         "full": dependency("/full", f"http://{full[0]}:{full[1]}", connect="300ms"),
@@ -346,7 +347,7 @@ def test_answer_that_ends_too_early_is_cut_visibly(
     end: Callable[[Wire], object] = {"closed": lambda wire: None, "reset": Wire.reset, "silent": Wire.await_end}[how]
     seen = threading.Event()
     with upstream.play(cutting(PARTS[framing], seen, end)), sidecar.connect() as wire:
-        wire.send(get("/hasty/x" if how == "silent" else "/plain/x"))
+        wire.send(get("/uneasy/x" if how == "silent" else "/plain/x"))
         head, body, _ = cut(wire, seen)
 
         assert head.status == 200

@@ -16,7 +16,7 @@ Address = tuple[str, int]
 Steps = Sequence[str | dict[str, str]]
 
 # A step that waits for an answer gives up after this: the judge then sees which one is missing.
-_STEP_PATIENCE_S = 3.0
+_STEP_PATIENCE_S = 10.0
 _MAX_PIECES = 400
 
 

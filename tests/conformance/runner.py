@@ -40,13 +40,15 @@ class Options:
     patience_s: float = 5.0
     """Silence longer than this is a hang."""
     close_grace_s: float = 1.5
-    """How long a connection that must end may take to, after its answer."""
+    """How long a connection that must end may take to, after its answer; one that should is given 1.5 s at most."""
     deadline_s: float | None = None
     """The proxy's own longest timeout for an unfinished request; None lets such a request wait for ever."""
     linger_s: float = 0.1
     """How long the upstream listens on after the last case, for what the proxy sends by itself."""
     idle_s: float = 1.2
     """How long an unfinished request is watched when there is no deadline."""
+    impatient: Address | None = None
+    """Another port of the proxy, with the short timeouts that unfinished requests are there for."""
 
 
 @dataclass
@@ -125,8 +127,9 @@ async def run(
 
 async def _observe(case: Case, proxy: Address, recorder: Recorder, options: Options) -> Observation:
     recorder.running.add(case.id)
+    address = options.impatient if case.may_wait and options.impatient is not None else proxy
     try:
-        async with Conversation(proxy, _methods(case)) as talk:
+        async with Conversation(address, _methods(case)) as talk:
             talk.start_sending(case.steps, split=options.split, half_close=case.half_close)
             enough, overstayed = await _await_outcome(case, talk, options)
             elapsed_s = talk.elapsed_s
@@ -166,7 +169,10 @@ async def _await_outcome(case: Case, talk: Conversation, options: Options) -> tu
         enough, overstayed = await talk.until(answered, options.patience_s), False
     refused = any(status >= 400 for status in talk.received.statuses)
     if enough and (case.awaits_close or (refused and wanted > 1)):
-        await talk.until(lambda talk: talk.ended, options.close_grace_s)
+        gave_up = any(status >= 500 for status in talk.received.statuses)
+        must_end = case.close == "must" or (case.verdict == "cut" and not gave_up)
+        grace_s = options.close_grace_s if must_end else min(options.close_grace_s, 1.5)
+        await talk.until(lambda talk: talk.ended, grace_s)
     return enough or talk.ended, overstayed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from .client import Address
 
 ROOT = Path(__file__).parents[2]
-HEAD_TIMEOUT_S = 2.0
-READY_WITHIN_S = 15.0
+TIMEOUT_S = 4.0
+"""How long the impatient port waits for the rest of a head or a body."""
+READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 5.0
 
 # The corpus is about HTTP: hundreds of deliberately broken upstream answers would open any breaker. Whether
@@ -29,24 +32,38 @@ class SidecarFailed(RuntimeError):
     """The process did not get ready; the text carries what it wrote."""
 
 
-def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago, chosen by the kernel."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+class Ports(NamedTuple):
+    """Where the dependency is reached: the shared port, and one of its own that waits for nobody."""
+
+    patient: Address
+    impatient: Address
 
 
-def configuration(listen: Address, metrics: Address, upstream: Address) -> str:
-    """The YAML of a sidecar with one dependency and short timeouts."""
+def free_address() -> Address:
+    """A port that stays free for us: on an address of loopback that nobody else uses, to connect from neither."""
+    host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+    with socket.create_server((host, 0)) as server:
+        return (host, int(server.getsockname()[1]))
+
+
+def configuration(ports: Ports, metrics: Address, upstream: Address) -> str:
+    """The YAML of a sidecar with one dependency.
+
+    The shared port has timeouts that a slow machine does not reach, octet by octet or with a stalled test.
+    """
     from sidecar.config.schema import Dependency
 
     off = "".join(f"    {key}: {{mode: off}}\n" for key in _POLICIES if key in Dependency.model_fields)
     return (
-        f'listen: "{listen[0]}:{listen[1]}"\n'
+        f'listen: "{ports.patient[0]}:{ports.patient[1]}"\n'
         f'metrics: {{listen: "{metrics[0]}:{metrics[1]}"}}\n'
-        f"listener: {{head_timeout: {HEAD_TIMEOUT_S:g}s, body_timeout: {HEAD_TIMEOUT_S:g}s}}\n"
+        "listener: {head_timeout: 60s, body_timeout: 60s}\n"
         "dependencies:\n"
         "  conformance:\n"
         f'    upstream: "http://{upstream[0]}:{upstream[1]}"\n'
+        f'    listen: "{ports.impatient[0]}:{ports.impatient[1]}"\n'
+        f"    listener: {{head_timeout: {TIMEOUT_S:g}s, body_timeout: {TIMEOUT_S:g}s}}\n"
+        "    timeout: {connect: 20s, first_byte: 60s, total: 60s}\n"
         "    prefix: /\n"
         "    hosts: [sidecar.test]\n"
         f"{off}"
@@ -54,8 +71,8 @@ def configuration(listen: Address, metrics: Address, upstream: Address) -> str:
 
 
 @contextlib.contextmanager
-def running_sidecar(folder: Path, upstream: Address) -> Iterator[Address]:
-    """Start a sidecar in front of `upstream`; yields the address of its shared port, stops it at the end.
+def running_sidecar(folder: Path, upstream: Address) -> Iterator[Ports]:
+    """Start a sidecar in front of `upstream`; yields its ports, stops it at the end.
 
     Args:
         folder: for its configuration and log.
@@ -64,9 +81,9 @@ def running_sidecar(folder: Path, upstream: Address) -> Iterator[Address]:
     Raises:
         SidecarFailed: it ended, or was not ready in time.
     """
-    listen, metrics = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+    ports, metrics = Ports(free_address(), free_address()), free_address()
     config, log = folder / "sidecar.yaml", folder / "sidecar.log"
-    config.write_text(configuration(listen, metrics, upstream), "utf-8")
+    config.write_text(configuration(ports, metrics, upstream), "utf-8")
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "sidecar", "run", "--config", str(config)],
@@ -77,7 +94,7 @@ def running_sidecar(folder: Path, upstream: Address) -> Iterator[Address]:
         )
         try:
             _await_ready(process, metrics, log)
-            yield listen
+            yield ports
         finally:
             process.terminate()
             try:

@@ -21,7 +21,7 @@ class HonestProxy:
         upstream: where requests go.
     """
 
-    wait_s = 0.3
+    wait_s = 2.0
 
     def __init__(self, upstream: Address) -> None:
         self.upstream = upstream

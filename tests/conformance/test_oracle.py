@@ -12,6 +12,9 @@ from .runner import Options, ProxyUnusable, Result, listen, report, run
 
 CASES = {case.id: case for kind in ("requests", "responses") for case in load(kind, promises=False)}
 IMPATIENT = Options(width=1, patience_s=0.6, close_grace_s=0.3, deadline_s=0.8, linger_s=0.05)
+"""For proxies that leave a client waiting, which is waited for in vain."""
+PATIENT = Options(width=1, patience_s=20.0, close_grace_s=20.0, deadline_s=20.0, linger_s=0.05)
+"""For those that do not: only a failure takes that long."""
 
 # What is broken, the case that shows it, and the words of the finding.
 BROKEN = [
@@ -44,12 +47,12 @@ BROKEN = [
 ]
 
 
-def judge(proxy_type: type[stubs.HonestProxy], *cases: Case) -> list[Result]:
+def judge(proxy_type: type[stubs.HonestProxy], *cases: Case, options: Options = IMPATIENT) -> list[Result]:
     """Results of `cases`, run against a proxy of this type."""
 
     async def against_stub() -> list[Result]:
         async with proxy_type(listener.getsockname()) as proxy:
-            return await run(cases, proxy.address, listener, IMPATIENT)
+            return await run(cases, proxy.address, listener, options)
 
     with listen(("127.0.0.1", 0)) as listener:
         return asyncio.run(against_stub())
@@ -68,13 +71,13 @@ def test_broken_proxy_is_caught(proxy_type: type[stubs.HonestProxy], case_id: st
 @pytest.mark.parametrize("case_id", sorted({case_id for _, case_id, _ in BROKEN}))
 def test_honest_proxy_passes_what_the_broken_ones_fail(case_id: str) -> None:
     """The same case passes where nothing is broken, so a failure means what it says."""
-    [result] = judge(stubs.HonestProxy, CASES[case_id])
+    [result] = judge(stubs.HonestProxy, CASES[case_id], options=PATIENT)
     assert result.findings.verdict == "PASS", str(result)
 
 
 def test_should_level_finding_warns() -> None:
     """A rule broken at level should is a warning, not a failure."""
-    [result] = judge(stubs.KeepsAll, CASES["hop-keepalive-unnamed"])
+    [result] = judge(stubs.KeepsAll, CASES["hop-keepalive-unnamed"], options=PATIENT)
     assert result.findings.verdict == "WARN", str(result)
     assert not result.failed
 
@@ -104,7 +107,7 @@ def test_concurrent_cases_do_not_blame_each_other() -> None:
 
 def test_report_counts_and_quotes_the_section() -> None:
     """A failure's line names verdict, case, finding, section and reason; passed cases are only counted."""
-    text = report(judge(stubs.KeepsAll, CASES["hop-named"], CASES["ok-get"]))
+    text = report(judge(stubs.KeepsAll, CASES["hop-named"], CASES["ok-get"], options=PATIENT))
     assert "FAIL hop-named" in text
     assert "RFC 9110 section 7.6.1" in text
     assert "ok-get" not in text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .sidecar_process import ROOT, free_port, running_sidecar
+from .sidecar_process import ROOT, free_address, running_sidecar
 
 _BASE = Path(os.environ.get("SHARED_DIR") or ROOT.parent / "shared")
 # SHARED_DIR may name the folder itself or the one that holds it.
@@ -31,9 +31,10 @@ pytestmark = [
 
 
 def _run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    upstream = ("127.0.0.1", free_port())
-    with running_sidecar(folder, upstream) as proxy:
-        addresses = ["--proxy", f"{proxy[0]}:{proxy[1]}", "--upstream", f"{upstream[0]}:{upstream[1]}"]
+    upstream = free_address()
+    with running_sidecar(folder, upstream) as ports:
+        host, port = ports.patient
+        addresses = ["--proxy", f"{host}:{port}", "--upstream", f"{upstream[0]}:{upstream[1]}"]
         return subprocess.run(
             [sys.executable, str(SHARED / "run_cases.py"), *addresses, *RUNS[name]],
             capture_output=True,

@@ -499,6 +499,7 @@ class Upstream:
             self._sentinel = sentinel.getsockname()
             sentinel.connect(self._listener.getsockname())
             assert self._sentinel_came.wait(PATIENCE_S), "the upstream does not accept"
+        self._sentinel = None  # whose port may be the sidecar's some day
 
     def wire(self, number: int = 0) -> Wire:
         """A connection, by its number in the order of arrival."""
@@ -690,9 +691,11 @@ class Sidecar:
     def standing_still(self) -> Iterator[None]:
         """The process is stopped meanwhile: what is sent to it now, it finds when it goes on."""
         self.running.send_signal(signal.SIGSTOP)
-        eventually(lambda: self.running.status() == psutil.STATUS_STOPPED, "it stands still")
-        yield
-        self.running.send_signal(signal.SIGCONT)
+        try:
+            eventually(lambda: self.running.status() == psutil.STATUS_STOPPED, "it stands still")
+            yield
+        finally:
+            self.running.send_signal(signal.SIGCONT)
 
     def turn(self) -> None:
         """Return when the sidecar has read whatever was sent to it before.

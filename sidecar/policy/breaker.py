@@ -223,10 +223,17 @@ class CircuitBreaker:
             if due < self._due:
                 self._due = due
 
-    def answered(self, permit: Permit, now: float) -> None:
-        """The final response head has come. A trial's lease then ends as a success; a timed call's speed is known."""
+    def answered(self, permit: Permit, now: float, failing: bool = False) -> None:
+        """The final response head has come. A timed call's speed is known then, and how a trial's lease will end.
+
+        Args:
+            permit: from `admit`.
+            now: when.
+            failing: its status is a failure, however the response ends.
+        """
         if permit.answered or permit.generation != self.generation:
             return
+        permit.failing = failing
         if permit.trial:
             permit.answered = True
             permit.slow = now - permit.sent_at >= self._slower_than_s
@@ -361,7 +368,7 @@ class CircuitBreaker:
                 break
             del self._trials[trial]
             if trial.answered:
-                self._judge_trial(trial, _SUCCESS, now)
+                self._judge_trial(trial, _FAILURE if trial.failing else _SUCCESS, now)
                 if self.generation != generation:
                     break
 
@@ -439,7 +446,7 @@ class CircuitBreaker:
         origin = self.state
         if reason not in TRANSITIONS.get((origin, state), ()):
             raise IllegalTransitionError(f"{origin.value} does not become {state.value} because of {reason.value}")
-        counts, consecutive = self._counts(now), self.consecutive
+        counts, newest, consecutive = self._counts(now), self.window.recent(now), self.consecutive
         self.state = state
         self.since = now
         self.until = until
@@ -461,7 +468,7 @@ class CircuitBreaker:
             elif not self.times_calls:
                 self._permit = Permit(self.generation, False, False, now)
         self._on_transition(
-            Transition(now, origin, state, reason, counts, consecutive, None if until == NEVER else until)
+            Transition(now, origin, state, reason, counts, consecutive, None if until == NEVER else until, newest)
         )
 
     # -- to be read; none of it changes anything
@@ -475,7 +482,8 @@ class CircuitBreaker:
             # A trial may end any moment, and its permit is free at the end of its lease at the latest.
             return max(0.0, min(1.0, self._first_lease() - now))
         if self._ramp_from != NEVER:
-            return max(0.0, self._ramp_from + self.settings.ramp_s - now)
+            # Whoever asks again at once may get in; chance decides.
+            return max(0.0, min(1.0, self._ramp_from + self.settings.ramp_s - now))
         return 0.0
 
     def ramp_share(self, now: float) -> float:

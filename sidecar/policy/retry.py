@@ -69,6 +69,10 @@ class RetryBudget:
             return True
         return self._reserve is not None and self._reserve.take(now)
 
+    def give_back(self) -> None:
+        """A retry that was paid for is not made after all."""
+        self._deposits = min(self._deposits + 1.0, LARGEST_BALANCE)
+
     def balance(self, now: float) -> float:
         """How many retries could be paid for now, fractions included."""
         reserve = 0.0 if self._reserve is None else self._reserve.tokens(now)

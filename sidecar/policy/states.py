@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sidecar.policy.window import Counts
+from sidecar.policy.window import NOTHING, Counts
 
 
 class State(enum.Enum):
@@ -128,10 +128,22 @@ class Permit:
         answered: its response head has come.
         overdue: it waits for its response head, and has for too long.
         slow: its response head came late.
+        failing: its response head has a status that is a failure.
         decided: as a trial, it has been judged.
     """
 
-    __slots__ = ("answered", "decided", "generation", "overdue", "sent_at", "since", "slow", "timed", "trial")
+    __slots__ = (
+        "answered",
+        "decided",
+        "failing",
+        "generation",
+        "overdue",
+        "sent_at",
+        "since",
+        "slow",
+        "timed",
+        "trial",
+    )
 
     def __init__(self, generation: int, trial: bool, timed: bool, since: float) -> None:
         self.generation = generation
@@ -142,6 +154,7 @@ class Permit:
         self.answered = False
         self.overdue = False
         self.slow = False
+        self.failing = False
         self.decided = False
 
     def __repr__(self) -> str:
@@ -159,6 +172,7 @@ class Transition:
         counts: the window just before, with the calls that were overdue.
         consecutive: failures in a row just before.
         until: when an open circuit becomes half-open, or a forced one is released; None for never.
+        newest: of the window, its newest part, by which a total outage shows first.
     """
 
     at: float
@@ -168,6 +182,7 @@ class Transition:
     counts: Counts
     consecutive: int
     until: float | None
+    newest: Counts = NOTHING
 
 
 class BreakerView(NamedTuple):

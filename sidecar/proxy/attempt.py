@@ -24,11 +24,12 @@ class Attempt:
         now: present process time in seconds.
 
     Attributes:
+        began: when the gate let it in.
         sent_at: when its request was whole at the dependency; infinity before.
         status: of its final response head; 0 before.
     """
 
-    __slots__ = ("_dependency", "_observed", "_permit", "sent_at", "status")
+    __slots__ = ("_dependency", "_observed", "_permit", "began", "sent_at", "status")
 
     def __init__(self, dependency: Dependency, permit: Permit, now: float) -> None:
         self._dependency = dependency
@@ -36,6 +37,7 @@ class Attempt:
         self._observed: list[Permit | None] | None = None
         if dependency.admission.candidates:
             self._observed = dependency.admission.observe(now)
+        self.began = now
         self.sent_at = NEVER
         self.status = 0
 
@@ -56,7 +58,8 @@ class Attempt:
             self._dependency.counters.upstream_duration.observe(now - self.sent_at)
         permit = self._permit
         if permit is not None and (permit.trial or permit.timed or self._observed is not None):
-            self._dependency.admission.answered(permit, self._observed, now)
+            failing = self._dependency.classifier.failing[status]
+            self._dependency.admission.answered(permit, self._observed, status, failing, now)
 
     def settle(self, end: End, request_block: bytes, now: float) -> None:
         """Its one end: the outcome is recorded; permit and slot go back, to whoever waits for them.

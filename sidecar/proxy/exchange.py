@@ -161,8 +161,6 @@ class Exchange:
         if limit is not None and self.head.content_length > limit:
             self._finish(End.CLIENT_FAULT, now, self._too_large(limit))
             return
-        if dependency.retry is not None:
-            dependency.budget.deposit()
         permit = admission.enter(now)
         if permit is not None:
             self.begin(permit, now)
@@ -191,7 +189,10 @@ class Exchange:
 
     def begin(self, permit: Permit, now: float) -> None:
         """Token, slot and permit are there: send the request, as soon as there is a connection."""
-        self._attempt = Attempt(self.dependency, permit, now)
+        dependency = self.dependency
+        if self._attempts == 0 and dependency.retry is not None:
+            dependency.budget.deposit()
+        self._attempt = Attempt(dependency, permit, now)
         self._attempts += 1
         upstream = self._pool.take()
         if upstream is not None:
@@ -288,7 +289,7 @@ class Exchange:
             admission.quit(self)
             self.on_turned_away(admission.gate.queue.waits_for, now)
         else:
-            end = End.OWN_REFUSAL if self._pool.short else End.TOTAL_TIMEOUT
+            end = End.OWN_REFUSAL if self._pool.short else self._end_of_total()
             self._pool.leave(self)
             if self.total_deadline <= self._deadlines.now:
                 self.refuse(self._total_over(), end)
@@ -379,7 +380,7 @@ class Exchange:
         elif (
             self._request_over or self._downstream.awaits_continue or (upstream is not None and upstream.write_blocked)
         ):
-            self.refuse(self._total_over(), End.TOTAL_TIMEOUT)
+            self.refuse(self._total_over(), self._end_of_total())
         else:
             refusal = RequestTimeout(f"the request was not whole after {dependency.total_s:g} s (timeout.total)")
             self.refuse(refusal, End.CLIENT_FAULT)
@@ -532,6 +533,17 @@ class Exchange:
 
     def _too_large(self, limit: int) -> BodyTooLarge:
         return BodyTooLarge(f"the body exceeds {limit} octets, the max_body of {self.dependency.name}")
+
+    def _end_of_total(self) -> End:
+        """Whose doing it is that no time is left: not the dependency's, where our own waits have left it next to none.
+
+        As with a client that leaves, `abandoned_after` says how long it must have been asked in vain.
+        """
+        attempt = self._attempt
+        if attempt is None or (self._waited_s == 0.0 and self._attempts == 1):
+            return End.TOTAL_TIMEOUT
+        asked_for_s = self._deadlines.read() - attempt.began
+        return End.TOTAL_TIMEOUT if asked_for_s >= self.dependency.classifier.abandoned_after_s else End.OWN_REFUSAL
 
     def _total_over(self) -> UpstreamTimeout:
         dependency = self.dependency

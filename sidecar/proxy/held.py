@@ -36,7 +36,8 @@ class HeldResponse:
     @property
     def too_large(self) -> bool:
         """Whether it is longer, or says that it will be, than what is kept back."""
-        return len(self.body) > HELD_LIMIT or (self.head.content_length or 0) > HELD_LIMIT
+        announced = 0 if self.bodiless else self.head.content_length or 0
+        return max(len(self.body), announced) > HELD_LIMIT
 
     @property
     def retry_after_s(self) -> float | None:

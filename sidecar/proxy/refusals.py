@@ -106,7 +106,7 @@ def _circuit_open(dependency: Dependency, now: float) -> Refusal:
     share = breaker.ramp_share(now)
     return CircuitOpen(
         f"the circuit of {name} has closed and lets traffic back slowly, {share:.0%} of it at present "
-        f"(half_open.ramp); all of it in {wait_s:.3f} s",
+        f"(half_open.ramp); all of it in {(1.0 - share) * breaker.settings.ramp_s:.3f} s",
         wait_s,
     )
 
@@ -125,15 +125,24 @@ def cause(transition: Transition, settings: BreakerSettings) -> str:
     if transition.reason is Reason.CONSECUTIVE_FAILURES:
         return f"{transition.consecutive} failures in a row (consecutive_failures: {settings.consecutive_failures})"
     if transition.reason is Reason.FAILURE_RATE and settings.failure_rate is not None:
+        rule = settings.failure_rate
+        shown, where = (counts, "") if rule.broken_by(counts.calls, counts.failures) else (transition.newest, " lately")
+        return f"{shown.failures} failures in {shown.calls} calls{where} (failure_rate.threshold: {_share(rule.threshold)})"
+    if transition.reason is Reason.SLOW_CALLS and settings.slow_calls is not None:
         return (
-            f"{counts.failures} failures in {counts.calls} calls (failure_rate.threshold: "
-            f"{settings.failure_rate.threshold:.4g} of the window or of its newest part)"
+            f"{counts.slow} slow calls in {counts.timed} (slow_calls.threshold: "
+            f"{_share(settings.slow_calls.threshold)}, slower_than: {settings.slower_than_s or 0.0:g} s)"
         )
-    if transition.reason in (Reason.SLOW_CALLS, Reason.TRIALS_SLOW) and settings.slow_calls is not None:
+    if transition.reason is Reason.TRIALS_SLOW and settings.slow_calls is not None:
         return (
-            f"{counts.slow} slow calls in {counts.timed} (slow_calls.threshold: {settings.slow_calls.threshold:.4g}, "
-            f"slower_than: {settings.slower_than_s or 0.0:g} s)"
+            "trials that succeeded, but were as slow as what had opened it (slow_calls.threshold: "
+            f"{_share(settings.slow_calls.threshold)}, slower_than: {settings.slower_than_s or 0.0:g} s)"
         )
     if transition.reason is Reason.TRIAL_FAILED:
         return "a trial that failed while it was half-open"
     return str(transition.reason.value).replace("_", " ")
+
+
+def _share(ratio: float) -> str:
+    """A ratio as the YAML has it."""
+    return f"{ratio * 100:.6g}%"

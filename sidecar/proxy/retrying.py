@@ -135,11 +135,14 @@ class Retrier:
         self._held = None
         self._failure = None
         now = self._deadlines.read()
-        permit = exchange.dependency.admission.enter(now)
+        dependency = exchange.dependency
+        permit = dependency.admission.enter(now)
         if permit is not None:
-            exchange.dependency.counters.retries += 1
+            dependency.counters.retries += 1
             exchange.begin(permit, now)
-        elif held is not None:
+            return
+        dependency.budget.give_back()
+        if held is not None:
             exchange.answer_with(held, now)
         else:
             assert failure is not None, "an attempt ends with a response or with a failure"

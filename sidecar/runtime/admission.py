@@ -92,15 +92,25 @@ class Admission:
                     candidate.gate.breaker.sent(theirs, now)
         self._arm()
 
-    def answered(self, permit: Permit, observed: list[Permit | None] | None, now: float) -> None:
-        """The final response head has come. One that is late may open a circuit, long before its body ends."""
+    def answered(
+        self, permit: Permit, observed: list[Permit | None] | None, status: int, failing: bool, now: float
+    ) -> None:
+        """The final response head has come. One that is late may open a circuit, long before its body ends.
+
+        Args:
+            permit: of the call.
+            observed: the candidates' permits; None where there are no candidates.
+            status: of the response.
+            failing: that is a failure to the enforced policies; the candidates have opinions of their own.
+            now: when.
+        """
         breaker = self.gate.breaker
         if permit.timed or permit.trial:
-            breaker.answered(permit, now)
+            breaker.answered(permit, now, failing)
         if observed is not None:
             for candidate, theirs in zip(self.candidates, observed, strict=True):
                 if theirs is not None:
-                    candidate.gate.breaker.answered(theirs, now)
+                    candidate.gate.breaker.answered(theirs, now, candidate.classifier.failing[status])
             self._arm()
         elif breaker.next_event() < self.deadline:
             self._arm()

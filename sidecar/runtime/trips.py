@@ -66,7 +66,8 @@ class TripRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the log line, the event and the admin API show this."""
-        counts, thresholds, vitals = self.transition.counts, self.thresholds, self.vitals
+        counts, newest = self.transition.counts, self.transition.newest
+        thresholds, vitals = self.thresholds, self.vitals
         rate, slow = thresholds.failure_rate, thresholds.slow_calls
         span = thresholds.window_s
         return {
@@ -81,6 +82,7 @@ class TripRecord:
                 "timed": counts.timed,
                 "consecutive_failures": self.transition.consecutive,
             },
+            "newest_part": {"calls": newest.calls, "failures": newest.failures, "slow": newest.slow},
             "thresholds": {
                 "consecutive_failures": thresholds.consecutive_failures,
                 "failure_rate": None if rate is None else rate.threshold,

@@ -3,8 +3,8 @@
 faulthandler waits in a thread of its own that needs no interpreter, so it works whatever the loop hangs in. Kubernetes
 would come to the same end by `/livez`, later and without the stacks.
 
-A process that was stopped as a whole for longer (SIGSTOP, a frozen container) is ended too when it is let on, unless
-its loop turns first; it cannot tell the two apart.
+A process that was stopped as a whole for longer (SIGSTOP, a frozen container) is ended too when it is let on, as a
+rule: to the thread the two look alike. Decision 15 says why that is accepted.
 """
 
 from __future__ import annotations

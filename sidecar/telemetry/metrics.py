@@ -110,14 +110,21 @@ def _transitions(pool: Pool, _: float) -> Iterator[Row]:
 
 
 def _threshold(pool: Pool, _: float) -> Iterator[Row]:
-    rate = pool.dependency.admission.gate.breaker.settings.failure_rate
-    if rate is not None:
+    breaker = pool.dependency.admission.gate.breaker
+    rate = breaker.settings.failure_rate
+    if rate is not None and breaker.state is not State.DISABLED:
         yield (), rate.threshold
 
 
 def _outcomes(pool: Pool, _: float) -> Iterator[Row]:
     for outcome, count in zip(OUTCOMES, pool.dependency.counters.attempts, strict=True):
         yield (outcome.value,), count
+
+
+def _calls(pool: Pool, now: float) -> Iterator[Row]:
+    disabled = pool.dependency.admission.gate.breaker.state is State.DISABLED
+    for labels, count in _outcomes(pool, now):
+        yield labels, 0 if disabled else count
 
 
 def _requests(pool: Pool, _: float) -> Iterator[Row]:
@@ -176,9 +183,11 @@ def _candidate_rejections(pool: Pool, _: float) -> Iterator[Row]:
 
 
 def _candidate_transitions(pool: Pool, _: float) -> Iterator[Row]:
-    for name, counts in pool.dependency.counters.candidate_transitions.items():
-        for state, count in counts.items():
-            yield (name, state.value), count
+    transitions = pool.dependency.counters.candidate_transitions
+    for candidate in pool.dependency.admission.candidates:
+        if candidate.gate.breaker.state is not State.DISABLED:
+            for state, count in transitions[candidate.name].items():
+                yield (candidate.name, state.value), count
 
 
 def _candidate_unobserved(pool: Pool, _: float) -> Iterator[Row]:
@@ -228,13 +237,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "circuit_breaker_failure_ratio_threshold",
         (),
         _threshold,
-        "Share of failures at which the circuit opens, from 0 to 1; absent where that rule is off.",
+        "Share of failures at which the circuit opens, from 0 to 1; absent where that rule or the breaker is off.",
     ),
     Family(
         "counter",
         "circuit_breaker_calls_total",
         ("outcome",),
-        _outcomes,
+        _calls,
         "Attempts as the circuit breaker saw them end.",
     ),
     Family(

@@ -388,6 +388,14 @@ def test_lease_of_a_trial_that_still_streams_counts_as_success() -> None:
     assert circuit.state is CLOSED
 
 
+def test_lease_of_a_trial_that_still_streams_a_failing_answer_opens_again() -> None:
+    circuit = Circuit(trials=1, successes=1).half_open()
+    trial = circuit.admit()
+    circuit.breaker.answered(trial, circuit.now, failing=True)
+    circuit.passes(circuit.breaker.settings.max_wait_s)
+    assert (circuit.state, circuit.reasons[-1]) == (OPEN, Reason.TRIAL_FAILED)
+
+
 def test_trials_whose_leases_end_together_close_once() -> None:
     circuit = Circuit(successes=2).half_open()
     for trial in [circuit.admit() for _ in range(3)]:
@@ -457,7 +465,9 @@ def test_ramp_says_its_share_and_when_it_ends() -> None:
     circuit.passes(2.5)
     assert circuit.state is CLOSED
     assert circuit.breaker.ramp_share(circuit.now) == 0.25
-    assert circuit.breaker.retry_after(circuit.now) == 7.5
+    assert circuit.breaker.retry_after(circuit.now) == 1.0  # chance decides, so it is worth trying again soon
+    circuit.passes(7)
+    assert circuit.breaker.retry_after(circuit.now) == 0.5
     assert not circuit.breaker.refuses(circuit.now)
 
 

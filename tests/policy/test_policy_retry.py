@@ -303,3 +303,14 @@ def test_list_of_conditions_and_statuses_is_read() -> None:
 def test_what_is_no_condition_is_refused(item: str | int) -> None:
     with pytest.raises(ValueError, match=f"found {item!r} .or one of connect_error, reset, timeout"):
         parse_conditions([502, item])
+
+
+def test_retry_that_was_not_made_is_paid_back() -> None:
+    budget = RetryBudget(0.0, 1.0, 0.0)
+    assert budget.withdraw(0.0)
+    assert not budget.withdraw(0.0)
+    budget.give_back()
+    assert budget.withdraw(0.0)
+    for _ in range(100):
+        budget.give_back()
+    assert budget.balance(0.0) == LARGEST_BALANCE

@@ -448,6 +448,22 @@ def test_waiting_request_ends_with_its_total_deadline(converse) -> None:
     held.client.resets()
 
 
+def test_dependency_is_not_blamed_for_the_time_that_a_request_spent_in_the_queue(converse) -> None:
+    talk = converse(concurrency={"limit": 1}, queue={"limit": 5, "max_wait": "1h"}, timeout={"total": "3s"})
+    held = Asking(talk)
+    held.gets(HEAD_OF_A_STREAM)
+    waiting = Asking(talk)
+    talk.passes(2.9)
+    held.client.resets()
+    talk.passes(0.2)
+    waiting.client.gets_refusal(504, "DOWNSTREAM_TIMEOUT")
+    assert counts(talk) == (0, 0, 2)
+    hanging = Asking(talk)
+    talk.passes(3.1)
+    hanging.client.gets_refusal(504, "DOWNSTREAM_TIMEOUT")
+    assert counts(talk) == (0, 1, 2)
+
+
 def test_waiter_that_leaves_is_passed_over(converse) -> None:
     talk = converse(concurrency={"limit": 1}, queue={"limit": 5, "max_wait": "10s"})
     held, leaves, stays = Asking(talk), Asking(talk), Asking(talk)
@@ -528,6 +544,30 @@ def test_retry_that_gets_no_token_returns_the_last_upstream_answer(converse) -> 
     talk.passes(1)
     assert asking.client.takes() == FAIL.replace(b"\r\n\r\n", b"\r\nVia: 1.1 sidecar\r\n\r\n")
     assert talk.dependency.counters.retries == 0
+
+
+def test_retry_that_gets_no_token_is_paid_back(converse) -> None:
+    retry = {"attempts": 2, "budget": {"ratio": "0%", "min_per_second": 1}}
+    talk = converse(retry=retry, rate_limit={"rate": "1/minute", "burst": 1}, circuit_breaker={"mode": "off"})
+    before = talk.dependency.budget.balance(talk.deadlines.read())
+    Asking(talk).gets(FAIL)
+    talk.passes(1)
+    assert talk.dependency.budget.balance(talk.deadlines.read()) >= before
+
+
+def test_only_requests_that_are_made_pay_into_the_budget(converse) -> None:
+    talk = converse(**RETRY, rate_limit={"rate": "1/hour", "burst": 1})
+    for _ in range(50):
+        ask(talk)
+    assert talk.dependency.budget.balance(talk.deadlines.read()) == pytest.approx(1.2)
+
+
+def test_head_response_is_retried_whatever_length_it_announces(converse) -> None:
+    talk = converse(**RETRY)
+    asking = Asking(talk, message("HEAD /a HTTP/1.1", "Host: app"))
+    asking.gets(message("HTTP/1.1 503 Service Unavailable", "Date: x", "Content-Length: 1000000"))
+    talk.passes(0.1)
+    assert asked(talk) is not None
 
 
 def test_failure_whose_retry_meets_an_open_circuit_stays_the_answer(converse) -> None:

@@ -160,7 +160,7 @@ def test_ramp_names_its_share() -> None:
         "the circuit of payments has closed and lets traffic back slowly, 25% of it at present (half_open.ramp); "
         "all of it in 7.500 s"
     )
-    assert refusal.retry_after_s == pytest.approx(7.5)
+    assert refusal.retry_after_s == 1.0, "chance decides, so it is worth trying again soon"
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,18 @@ def test_circuit_is_what_a_waiter_that_it_flushes_is_told_of() -> None:
 # -- causes
 
 SLOW = BreakerSettings(slow_calls=RateRule(0.8, 20), slower_than_s=0.25)
+SLOW_TERMS = "(slow_calls.threshold: 80%, slower_than: 0.25 s)"
 CAUSES = {
     Reason.CONSECUTIVE_FAILURES: (BreakerSettings(), "6 failures in a row (consecutive_failures: 5)"),
     Reason.FAILURE_RATE: (
         BreakerSettings(failure_rate=RateRule(0.123456, 20)),
-        "12 failures in 24 calls (failure_rate.threshold: 0.1235 of the window or of its newest part)",
+        "12 failures in 24 calls (failure_rate.threshold: 12.3456%)",
     ),
-    Reason.SLOW_CALLS: (SLOW, "17 slow calls in 20 (slow_calls.threshold: 0.8, slower_than: 0.25 s)"),
-    Reason.TRIALS_SLOW: (SLOW, "17 slow calls in 20 (slow_calls.threshold: 0.8, slower_than: 0.25 s)"),
+    Reason.SLOW_CALLS: (SLOW, "17 slow calls in 20 (slow_calls.threshold: 80%, slower_than: 0.25 s)"),
+    Reason.TRIALS_SLOW: (
+        SLOW,
+        "trials that succeeded, but were as slow as what had opened it " + SLOW_TERMS,
+    ),
     Reason.TRIAL_FAILED: (BreakerSettings(), "a trial that failed while it was half-open"),
     Reason.WAITED: (BreakerSettings(), "waited"),
     Reason.TRIALS_SUCCEEDED: (BreakerSettings(), "trials succeeded"),
@@ -216,3 +220,10 @@ def test_each_reason_has_its_words(reason: Reason) -> None:
     settings, words = CAUSES[reason]
     counts = Counts(calls=24, failures=12, slow=17, timed=20)
     assert cause(Transition(0.0, State.CLOSED, State.OPEN, reason, counts, 6, 30.0), settings) == words
+
+
+def test_trip_by_the_newest_part_of_the_window_tells_that_part() -> None:
+    whole, newest = Counts(1000, 200, 0, 0), Counts(100, 90, 0, 0)
+    transition = Transition(0.0, State.CLOSED, State.OPEN, Reason.FAILURE_RATE, whole, 90, 30.0, newest)
+    words = "90 failures in 100 calls lately (failure_rate.threshold: 50%)"
+    assert cause(transition, BreakerSettings()) == words

@@ -244,7 +244,7 @@ def test_circuit_that_a_late_answer_opens_probes_on_time_though_that_answer_stre
     def quick(count: int) -> None:
         for _ in range(count):
             permit, observed = sent()
-            door.do(door.admission.answered, permit, observed, door.now)
+            door.do(door.admission.answered, permit, observed, 200, False, door.now)
             ended(permit, observed)
 
     quick(5)
@@ -254,7 +254,7 @@ def test_circuit_that_a_late_answer_opens_probes_on_time_though_that_answer_stre
     quick(1)
     door.passes(2)
     assert door.transitions == []
-    door.do(door.admission.answered, *hanging[0], door.now)
+    door.do(door.admission.answered, *hanging[0], 200, False, door.now)
     door.passes(3 + LATE_S)
     assert [state for _, _, state in door.transitions] == [State.OPEN, State.HALF_OPEN]
     for call in hanging:
@@ -310,7 +310,7 @@ def test_candidate_times_calls_that_the_enforced_circuit_does_not(open_door) -> 
     door.do(door.admission.sent, permit, observed, door.now)
     door.passes(1 + LATE_S)
     assert [(name, state) for _, name, state in door.transitions] == [("strict", State.OPEN)]
-    door.do(door.admission.answered, permit, observed, door.now)
+    door.do(door.admission.answered, permit, observed, 200, False, door.now)
     door.do(door.admission.end_observed, observed, End.RESPONSE, 200, 0.0, door.now)
     door.leaves(permit)
 

@@ -23,7 +23,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 def transition(reason: Reason = Reason.CONSECUTIVE_FAILURES, until: float | None = 1030.0) -> Transition:
     forced = reason is Reason.FORCED
     state = State.FORCED_OPEN if forced else State.OPEN
-    return Transition(1000.0, State.CLOSED, state, reason, Counts(7, 5, 2, 6), 5, until)
+    return Transition(1000.0, State.CLOSED, state, reason, Counts(7, 5, 2, 6), 5, until, Counts(3, 2, 1, 3))
 
 
 class Wall:
@@ -58,6 +58,7 @@ def test_record_says_everything_there_is_to_know(trips: Trips, wall: Wall) -> No
         "from": "closed",
         "reason": "consecutive_failures",
         "window": {"calls": 7, "failures": 5, "slow": 2, "timed": 6, "consecutive_failures": 5},
+        "newest_part": {"calls": 3, "failures": 2, "slow": 1},
         "thresholds": {
             "consecutive_failures": 5,
             "failure_rate": 0.5,

@@ -80,6 +80,7 @@ FAMILIES = {
     "sidecar_event_loop_lag_seconds": ("gauge", set()),
     "sidecar_standstill_seconds_total": ("counter", set()),
     "sidecar_log_lines_dropped_total": ("counter", set()),
+    "sidecar_access_log_suppressed_total": ("counter", set()),
     "sidecar_build_info": ("gauge", {"version"}),
     "process_virtual_memory_bytes": ("gauge", set()),
     "process_resident_memory_bytes": ("gauge", set()),
@@ -288,7 +289,11 @@ def test_only_legal_transitions_have_series(scrape: Scrape) -> None:
         ({"rate_limit": {}}, ["sidecar_rate_limit_tokens", "sidecar_rate_limit_burst"]),
         ({"rate_limit": {"mode": "shadow", "rate": "1/second"}}, ["sidecar_rate_limit_tokens"]),
         ({"candidates": {}}, [name for name in FAMILIES if "candidate" in name]),
-        ({"candidates": {"c": {"concurrency": {"limit": 1}}}}, ["sidecar_candidate_state"]),
+        (
+            {"candidates": {"c": {"concurrency": {"limit": 1}}}},
+            ["sidecar_candidate_state", "sidecar_candidate_transitions_total"],
+        ),
+        ({"circuit_breaker": {"mode": "off"}}, ["circuit_breaker_failure_ratio_threshold"]),
     ],
 )
 def test_what_is_not_configured_has_no_series(keys: dict[str, Any], absent: list[str]) -> None:

@@ -127,7 +127,8 @@ def cause(transition: Transition, settings: BreakerSettings) -> str:
     if transition.reason is Reason.FAILURE_RATE and settings.failure_rate is not None:
         rule = settings.failure_rate
         shown, where = (counts, "") if rule.broken_by(counts.calls, counts.failures) else (transition.newest, " lately")
-        return f"{shown.failures} failures in {shown.calls} calls{where} (failure_rate.threshold: {_share(rule.threshold)})"
+        limit = f"(failure_rate.threshold: {_share(rule.threshold)})"
+        return f"{shown.failures} failures in {shown.calls} calls{where} {limit}"
     if transition.reason is Reason.SLOW_CALLS and settings.slow_calls is not None:
         return (
             f"{counts.slow} slow calls in {counts.timed} (slow_calls.threshold: "

@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
-.PHONY: run test test-long lint types imports bench lock system clean help
+.PHONY: run test test-long lint types imports bench bench-micro lock system clean help
 
 run: $(STAMP)  ## start the sidecar in front of a demo dependency
 	@exec $(BIN)/sidecar demo --config config/demo.yaml
@@ -35,6 +35,11 @@ imports: $(STAMP)
 bench: $(BENCH_VENV)/.compiled  ## side by side with nginx, HAProxy, Envoy, Go and aiohttp; ARGS=--quick for a look
 	$(BENCH_VENV)/bin/python -m benchmarks.imports
 	$(BENCH_VENV)/bin/python -m benchmarks.side_by_side $(ARGS)
+	$(BENCH_VENV)/bin/python -m benchmarks.side_by_side --profile policies $(ARGS)
+	$(BENCH_VENV)/bin/python -m benchmarks.itself $(filter --quick,$(ARGS))
+
+bench-micro: $(STAMP)  ## what each policy and each request costs, without sockets
+	$(BIN)/python -m pytest benchmarks/micro --benchmark-only --benchmark-sort=name --benchmark-columns=min,median,rounds
 
 system:
 	@$(PYTHON) scripts/system_packages.py

@@ -28,7 +28,7 @@ from benchmarks.profiles import BARE, PROFILES, Profile
 from benchmarks.report import PeerInfo, Results, Run, Start, number, render, write_json
 from benchmarks.workloads import SMALL_GET, WORKLOADS, Workload
 
-DEFAULT_JSON = ROOT / "benchmarks" / "results" / "latest.json"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--only", default=",".join(by_name), help=f"of {','.join(by_name)}")
     parser.add_argument("--workloads", default=",".join(workloads), help=f"of {','.join(workloads)}")
     parser.add_argument("--profile", choices=sorted(PROFILES), default=BARE.name)
-    parser.add_argument("--json", type=Path, default=None, help=f"result file ({DEFAULT_JSON})")
+    parser.add_argument("--json", type=Path, default=None, help=f"result file ({RESULTS}/PROFILE.json)")
     parser.add_argument("--patience", type=float, default=None, help="seconds to wait for an idle machine (60)")
     parser.add_argument("--retakes", type=int, default=None, help="further tries of a disturbed run (2)")
     parser.add_argument("--quick", action="store_true", help="one round of 1 s: does it work, not how fast")
@@ -93,7 +93,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         profile=PROFILES[given.profile],
         peers=tuple(by_name[name] for name in chosen("--only", given.only, list(by_name))),
         workloads=tuple(workloads[n] for n in chosen("--workloads", given.workloads, list(workloads))),
-        json_path=given.json or (DEFAULT_JSON.with_name("local-quick.json") if quick else DEFAULT_JSON),
+        json_path=given.json or RESULTS / f"{'quick-' if quick else ''}{given.profile}.json",
     )
 
 

@@ -18,6 +18,9 @@ LEAST_COVERAGE = 90
 
 PYTEST = ["-m", "pytest", "-m", "not long", "-n", "2", "--dist", "worksteal", "-q"]
 
+MICRO_BENCHMARKS = ["benchmarks/micro", "--benchmark-disable"]
+"""Each once, so that they stay runnable; `make bench-micro` measures."""
+
 OVER_SOCKETS = ["tests/e2e", "tests/conformance/test_conformance.py", "tests/test_build.py"]
 """What tests a process rather than functions, and so can test the compiled one."""
 
@@ -26,7 +29,7 @@ def interpreted() -> int:
     """Everything, with coverage."""
     python = [sys.executable, "-m"]
     subprocess.run([*python, "coverage", "erase"], check=True)
-    tests = subprocess.run([*python, "coverage", "run", *PYTEST], check=False)
+    tests = subprocess.run([*python, "coverage", "run", *PYTEST, "tests", *MICRO_BENCHMARKS], check=False)
     subprocess.run([*python, "coverage", "combine", "--quiet"], check=False)
     report = subprocess.run([*python, "coverage", "report", f"--fail-under={LEAST_COVERAGE}"], check=False)
     return tests.returncode or report.returncode

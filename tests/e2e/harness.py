@@ -79,6 +79,12 @@ def steady(value: Callable[[], T]) -> T:
     return last
 
 
+def kernel_holds() -> int:
+    """Octets that one TCP connection can hold at most: sent by the one side, and not read by the other."""
+    buffers = (Path("/proc/sys/net/ipv4") / name for name in ("tcp_wmem", "tcp_rmem"))
+    return sum(int(buffer.read_text().split()[2]) for buffer in buffers)
+
+
 def need(program: str) -> str:
     """The path of a system program. Without it the test is skipped, and with CI=true it fails."""
     found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")

@@ -37,7 +37,7 @@ from .harness import (
 )
 
 PATIENT = {"connect": "20s", "first_byte": "60s", "idle": "60s", "total": "60s"}
-ALL_LOGGED = {"sample": "100%"}
+ALL_LOGGED = {"sample": "100%", "max_per_second": 1_000_000}
 OFF = {"mode": "off"}
 AT_ONCE = {"base": "1ms", "max": "1ms"}
 FOR_LONG = {"consecutive_failures": 1, "open_for": "1h", "max_open_for": "1h"}
@@ -396,9 +396,12 @@ def test_candidates_count_what_they_would_have_refused_and_refuse_nothing(sideca
     assert sidecar.metric("sidecar_candidate_state", dependency="compared", candidate="nervous", state="open") == 1
     assert sidecar.metric("sidecar_rejections_total", dependency="compared") == 0
     assert sidecar.state("compared") == "closed"
-    (move,) = [
-        line for line in sidecar.logged() if line.get("candidate") == "nervous" and line["dependency"] == "compared"
-    ]
+
+    def moves() -> list[dict[str, Any]]:
+        lines = (line for line in sidecar.logged() if line.get("candidate") == "nervous")
+        return [line for line in lines if line["dependency"] == "compared"]
+
+    (move,) = eventually(moves, "its transition is in the log")
     assert (move["level"], move["from"], move["to"]) == ("info", "closed", "open")
 
 

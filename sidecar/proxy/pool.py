@@ -17,7 +17,7 @@ from sidecar.errors import ConcurrencyLimited, Overloaded, Refusal, UpstreamFail
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.runtime.deadlines import NEVER, Deadlines
 from sidecar.runtime.dependency import Dependency
-from sidecar.runtime.descriptors import too_few_for_dependency
+from sidecar.runtime.descriptors import none_left_for_dependency, too_few_for_dependency
 
 # Ours, not the dependency's: no descriptor, no local port, no memory.
 _LOCAL_ERRORS: Final = frozenset(
@@ -261,6 +261,8 @@ class _Dial:
     async def _connect(self) -> UpstreamConnection:
         loop: Any = asyncio.get_running_loop()  # whose types ask for a subclass of asyncio.Protocol
         upstream = self._pool.dependency.settings.upstream
+        if none_left_for_dependency():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if upstream.unix_path is not None:
             transport, connection = await loop.create_unix_connection(self._make, upstream.unix_path)
         else:

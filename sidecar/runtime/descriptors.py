@@ -8,6 +8,7 @@ dependency: new connections of the application are turned away first, new ones t
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 from typing import Final
 
@@ -25,6 +26,21 @@ def too_few_for_dependency(transport: asyncio.BaseTransport) -> bool:
     """Whether a new connection to a dependency takes a descriptor that is kept for the read-only port."""
     limit, reserve = _limit_and_reserve()
     return _descriptor(transport) >= limit - reserve // 2
+
+
+def none_left_for_dependency() -> bool:
+    """Whether the next descriptor is one that is kept for the read-only port: asked before a connection is begun.
+
+    Connections that are being made have descriptors already, and a crowd of them must not take the last ones even for
+    a moment: what the kernel cannot hand to a listener, uvloop resets.
+    """
+    try:
+        probe = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    os.close(probe)
+    limit, reserve = _limit_and_reserve()
+    return probe >= limit - reserve // 2
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 
 import pytest
 
-from sidecar.runtime.descriptors import too_few_for_application, too_few_for_dependency
+from sidecar.runtime.descriptors import none_left_for_dependency, too_few_for_application, too_few_for_dependency
 from tests.proxy.transcript import Clock, StageLoop, StageTransport
 
 
@@ -35,3 +36,20 @@ def test_application_is_turned_away_first_and_dependencies_next(
 def test_transport_without_a_socket_takes_no_descriptor() -> None:
     assert not too_few_for_application(asyncio.Transport())
     assert not too_few_for_dependency(asyncio.Transport())
+
+
+def test_connection_is_not_begun_on_a_descriptor_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull) as next_one:
+        lowest = next_one.fileno()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
+    assert not none_left_for_dependency()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (lowest, lowest))
+    assert none_left_for_dependency()
+
+
+def test_connection_is_not_begun_without_any_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", fails)
+    assert none_left_for_dependency()

@@ -212,12 +212,16 @@ class CircuitBreaker:
 
     def sent(self, permit: Permit, now: float) -> None:
         """The request is whole: from now on the dependency owes an answer. An application that sends slowly makes no
-        call slow."""
-        if not permit.timed or permit.answered:
+        call slow.
+
+        Of one that is sent again, on another connection, the time begins anew; unless it has been found slow already,
+        which it stays.
+        """
+        if not permit.timed or permit.answered or permit.overdue:
             return
         permit.sent_at = now
         if not permit.trial and permit.generation == self.generation:
-            self._awaiting.pop(permit, None)  # of one that is sent again, on another connection: the oldest stay first
+            self._awaiting.pop(permit, None)  # the oldest stay first
             self._awaiting[permit] = None
             due = now + self._slower_than_s
             if due < self._due:

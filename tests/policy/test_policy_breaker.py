@@ -678,6 +678,19 @@ def test_ignored_call_that_was_not_yet_overdue_never_becomes_so() -> None:
     assert circuit.breaker.view(circuit.now).counts == (0, 0, 0, 0)
 
 
+def test_overdue_call_that_is_sent_again_counts_once() -> None:
+    circuit = slow_circuit()
+    permit = circuit.sent()
+    circuit.passes(2)
+    circuit.breaker.sent(permit, circuit.now)  # on a fresh connection, for the first has proved dead
+    for step in (lambda: circuit.passes(2), lambda: circuit.answered(permit), lambda: circuit.passes(2)):
+        step()
+        counts = circuit.breaker.view(circuit.now).counts
+        assert (counts.slow, counts.timed) == (1, 1)
+    assert circuit.breaker.view(circuit.now).overdue == 0
+    assert circuit.breaker.slow_calls == 1
+
+
 def test_response_that_streams_for_an_hour_is_not_slow() -> None:
     circuit = slow_circuit()
     permits = [circuit.sent() for _ in range(20)]

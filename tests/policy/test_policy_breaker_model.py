@@ -279,7 +279,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     def _send(self, call: Call, permit: Permit) -> None:
         self.breaker.sent(permit, self.now)
-        if call.head is None:
+        if call.head is None and not call.noticed:
             call.sent = self.now
 
     def _end(self, at: int, outcome: str) -> None:
@@ -321,6 +321,12 @@ class BreakerMachine(RuleBasedStateMachine):
     def a_request_is_whole(self, data: st.DataObject) -> None:
         pair = data.draw(st.sampled_from([pair for pair in self.pairs if pair[0].sent is None]))
         self._send(*pair)
+
+    @precondition(lambda self: any(call.sent is not None and call.head is None for call, _ in self.pairs))
+    @rule(data=st.data())
+    def a_request_is_sent_again(self, data: st.DataObject) -> None:
+        owed = [pair for pair in self.pairs if pair[0].sent is not None and pair[0].head is None]
+        self._send(*data.draw(st.sampled_from(owed)))
 
     @precondition(lambda self: any(call.head is None for call, _ in self.pairs))
     @rule(data=st.data())

@@ -296,6 +296,23 @@ def test_slow_calls_open_even_while_they_hang(converse) -> None:
         assert asking.status == 200
 
 
+def test_slow_call_whose_dead_connection_is_replaced_is_one_slow_call(converse) -> None:
+    talk = converse(
+        circuit_breaker={"slow_calls": {"slower_than": "1s", "min_calls": 100}},
+        timeout={"first_byte": "1m", "total": "1m"},
+    )
+    assert ask(talk) == 200
+    asking = Asking(talk)
+    talk.passes(1.1)
+    asking.upstream.resets()
+    talk.upstream().sends(OK)
+    assert asking.status == 200
+    talk.passes(5)
+    view = talk.gate.breaker.view(talk.deadlines.read())
+    assert (view.overdue, view.counts.slow) == (0, 1)
+    assert talk.gate.breaker.slow_calls == 1
+
+
 def test_response_that_streams_for_an_hour_holds_its_slot_and_is_neither_slow_nor_timed_out(converse) -> None:
     talk = converse(
         concurrency={"limit": 1},

@@ -265,9 +265,9 @@ class DownstreamConnection:
         else:
             self._state = _BUSY
             self.deadline = NEVER
-            exchange.start(self._dispatcher, raw)
             if rest:
-                self._go_on(rest)
+                self._hold(rest)  # first, as above: the exchange may be refused on the spot
+            exchange.start(self._dispatcher, raw)
             return
         self.awaits_continue = head.expects_continue
         self._set_body_deadline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.policy.states import State
 from tests.proxy.transcript import GET, OK, OK_DOWNSTREAM, message
 
 _LAST = OK_DOWNSTREAM.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -33,6 +34,18 @@ def test_three_requests_and_fin_get_three_answers_and_then_the_end(talk, request
     assert upstream.ended == "open"
     assert talk.is_at_rest()
     assert talk.listener.connections == 0
+
+
+def test_fin_behind_requests_that_are_refused_on_the_spot_loses_none_of_them(talk) -> None:
+    talk.do(talk.gate.breaker.force, State.FORCED_OPEN, talk.deadlines.read())
+    client = talk.client()
+    client.sends_at_once(GET * 3)
+    client.sends_at_once(b"")
+    talk.loop.settle()
+    answers = client.takes()
+    assert answers.count(b"HTTP/1.1 503 ") == 3
+    assert answers.count(b"Connection: close") == 1
+    assert client.ended == "closed"
 
 
 def test_fin_that_comes_between_two_answers_leaves_the_requests_behind_it(talk) -> None:

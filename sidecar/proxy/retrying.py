@@ -154,3 +154,4 @@ class Retrier:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._exchange.dependency.budget.give_back()

@@ -572,6 +572,18 @@ def test_retry_that_gets_no_token_is_paid_back(converse) -> None:
     assert talk.dependency.budget.balance(talk.deadlines.read()) >= before
 
 
+def test_retry_whose_client_leaves_during_the_backoff_is_paid_back(converse) -> None:
+    retry = {"attempts": 2, "budget": {"ratio": "0%", "min_per_second": 1}}
+    talk = converse(retry=retry)
+    before = talk.dependency.budget.balance(talk.deadlines.read())
+    for _ in range(3):
+        asking = Asking(talk)
+        asking.gets(FAIL)
+        asking.client.resets()
+        assert talk.dependency.budget.balance(talk.deadlines.read()) == before
+    assert talk.dependency.counters.budget_exhausted == 0
+
+
 def test_only_requests_that_are_made_pay_into_the_budget(converse) -> None:
     talk = converse(**RETRY, rate_limit={"rate": "1/hour", "burst": 1})
     for _ in range(50):

@@ -492,6 +492,7 @@ class Exchange:
             self._deadlines.forget(self)
         if self._retrier is not None:
             self._retrier.cancel()
+            self._retrier = None  # which refers back to this object: no cycle is left for the garbage collector
         if self._queued_at != NEVER:
             self.dependency.admission.quit(self)
             self._end_wait(now)

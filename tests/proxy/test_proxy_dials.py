@@ -261,3 +261,20 @@ def test_max_age_does_not_end_what_is_under_way(converse) -> None:
     upstream.sends(b"hi")
     client.gets(OK_DOWNSTREAM)
     assert upstream.ended == "closed"
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["answered", "client leaves"])
+def test_request_that_was_tried_again_leaves_no_cycle(converse, without_collector: None, leaves: bool) -> None:
+    before = _alive()
+    talk = converse(retry={"attempts": 2, "budget": {"ratio": "100%"}}, pool={"max_idle": 0})
+    for _ in range(3):
+        client = talk.client()
+        client.sends(GET)
+        talk.upstream().sends(message("HTTP/1.1 503 Busy", "Date: x", "Content-Length: 0"))
+        if leaves:
+            client.resets()
+            continue
+        talk.passes(0.1)
+        talk.upstream().sends(OK)
+        assert client.gets_answer().status == 200
+    assert _alive() == before

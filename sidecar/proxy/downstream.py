@@ -397,6 +397,11 @@ class DownstreamConnection:
             self._after_response()
 
     @property
+    def write_blocked(self) -> bool:
+        """Whether the application reads more slowly than is sent to it."""
+        return self._write_blocked
+
+    @property
     def persists(self) -> bool:
         """Whether the connection may serve another request behind the present response."""
         return self.keep_alive and not self._listener.draining and not self._sent_last

@@ -340,7 +340,10 @@ class Exchange:
         self._octets = None
         if self.watched != NEVER:
             self._deadlines.forget(self)
-        persists = self._request_over and self._downstream.persists
+        downstream = self._downstream
+        if downstream.write_blocked and self._upstream is not None:  # since an interim head, maybe of an attempt before
+            self._upstream.pause_reading()
+        persists = self._request_over and downstream.persists
         self._responder.begin(self.head, head, body, done, persists=persists, bodiless=bodiless, trailers=trailers)
 
     def on_response_body(self, data: bytes) -> None:
@@ -455,8 +458,12 @@ class Exchange:
             self._upstream.wait_until(self._response_due())  # `first_byte` counts from when the request has left
 
     def on_downstream_blocked(self) -> None:
-        """The application reads more slowly than the upstream sends."""
-        if self._upstream is not None:
+        """The application reads more slowly than the upstream sends.
+
+        In front of the final head that pauses nothing: interim heads are bounded, and an upstream that is not read
+        must not be blamed for its silence.
+        """
+        if self._upstream is not None and self._responder.begun:
             self._upstream.pause_reading()
 
     def on_downstream_writable(self) -> None:

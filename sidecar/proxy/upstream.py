@@ -149,20 +149,18 @@ class UpstreamConnection:
             self._deadlines.watch(self)
 
     def pause_reading(self) -> None:
-        """The application reads more slowly than the upstream sends. Our pause is not the upstream's silence."""
+        """The application reads more slowly than the upstream sends its response. Our pause is not its silence."""
         if self._open:
             self._paused = True
             self._transport.pause_reading()
-            if self._state != _HEAD:
-                self.deadline = NEVER
+            self.deadline = NEVER
 
     def resume_reading(self) -> None:
-        """The application has caught up."""
-        if self._open:
+        """The application has caught up; nothing where it had not fallen behind."""
+        if self._open and self._paused:
             self._paused = False
             self._transport.resume_reading()
-            if self._state != _HEAD:
-                self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
+            self.wait_until(self._deadlines.now + self._pool.dependency.idle_s)
 
     @property
     def write_blocked(self) -> bool:

@@ -759,6 +759,49 @@ def test_chunked_request_is_sent_again_with_its_trailers(converse) -> None:
     assert asking.status == 200
 
 
+EARLY_HINTS = message("HTTP/1.1 103 Early Hints", "Link: " + "x" * 40_000)
+
+
+def behind(talk: Conversation) -> Asking:
+    """A client that is behind by more than a buffer, and has had no answer to its request yet."""
+    asking = Asking(talk)
+    asking.client.stops_reading()
+    asking.gets(EARLY_HINTS, OK)
+    asking.client.sends(GET)
+    asking.gets(EARLY_HINTS)
+    assert asking.client.transport.get_write_buffer_size() > 65_536
+    return asking
+
+
+def test_attempt_behind_one_that_blocked_the_client_is_paused_too(converse) -> None:
+    talk = converse(**RETRY)
+    asking = behind(talk)
+    asking.upstream.resets()
+    talk.passes(0.1)
+    upstream = talk.upstream()
+    body = b"x" * 1_000_000
+    upstream.sends(message("HTTP/1.1 200 OK", "Date: x", f"Content-Length: {len(body)}"))
+    for at in range(0, len(body), 50_000):
+        upstream.sends(body[at : at + 50_000])
+    assert asking.client.transport.get_write_buffer_size() < 100_000
+    assert not upstream.transport.reading
+    asking.client.reads_on()
+    assert asking.client.takes().endswith(b"\r\n\r\n" + body)
+    assert upstream.transport.reading
+
+
+def test_upstream_is_read_up_to_its_final_head_and_then_paused_for_a_client_that_is_behind(converse) -> None:
+    talk = converse(**ONE_FAILURE)
+    asking = behind(talk)
+    talk.passes(4.9)
+    asking.gets(message("HTTP/1.1 200 OK", "Date: x", "Content-Length: 3"), b"abc")
+    talk.passes(50)
+    assert not asking.upstream.transport.reading
+    asking.client.reads_on()
+    assert asking.client.takes().endswith(b"\r\n\r\nabc")
+    assert counts(talk) == (2, 0, 0)
+
+
 # -- fallback, modes, candidates
 
 FALLBACK = {

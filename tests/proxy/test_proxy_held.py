@@ -113,6 +113,12 @@ def test_what_is_longer_or_will_be_is_not_kept(body: int, content_length: int | 
     assert held(body=b"x" * body, content_length=content_length).too_large == too_large
 
 
+def test_response_without_a_body_is_kept_whatever_length_it_announces() -> None:
+    response = held(content_length=HELD_LIMIT + 1)
+    response.bodiless = True
+    assert not response.too_large
+
+
 def test_it_becomes_too_large_as_it_grows() -> None:
     response = held(body=b"x" * HELD_LIMIT)
     response.body += b"x"

@@ -691,6 +691,36 @@ def test_response_held_back_that_takes_too_long_goes_out_at_the_total_deadline(c
     assert asking.client.ended == "open"
 
 
+def test_response_held_back_whose_body_comes_in_pieces_is_one_answer_or_none(converse) -> None:
+    talk = converse(retry={"attempts": 2, "backoff": {"base": "100ms", "max": "1s"}, "budget": {"min_per_second": 1}})
+    pieces = (
+        message("HTTP/1.1 503 Service Unavailable", "Date: x", "Transfer-Encoding: chunked", body="2\r\nno\r\n"),
+        b"3\r\n, s\r\n",
+        b"0\r\nX-T: 1\r\n\r\n",
+    )
+    asking = Asking(talk)
+    for piece in pieces:
+        asking.gets(piece)
+        asking.client.gets_nothing()
+    talk.passes(0.1)
+    assert asking.upstream.takes() == asking.request
+    asking.gets(OK)
+    assert asking.status == 200
+    asking = Asking(talk)
+    asking.gets(*pieces)  # the budget has no second retry so soon, so this is the answer
+    assert asking.client.takes().endswith(b"no, s\r\n0\r\nX-T: 1\r\n\r\n")
+
+
+def test_response_that_says_it_will_be_too_long_to_be_kept_goes_out_at_once(converse) -> None:
+    talk = converse(**RETRY)
+    asking = Asking(talk)
+    asking.gets(message("HTTP/1.1 503 Service Unavailable", "Date: x", "Content-Length: 100000", body="x"))
+    assert asking.client.takes().endswith(b"\r\n\r\nx")
+    asking.gets(b"x" * 99_999)
+    asking.client.gets(b"x" * 99_999)
+    assert talk.loop.timers == []
+
+
 def test_response_held_back_that_breaks_off_is_a_failure_that_is_tried_again(converse) -> None:
     talk = converse(**RETRY)
     asking = Asking(talk)

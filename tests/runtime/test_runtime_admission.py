@@ -186,19 +186,24 @@ def test_circuit_that_opens_on_time_alone_turns_them_away(open_door) -> None:
 
 
 def test_whose_turn_meets_a_half_open_circuit_without_a_free_trial_is_turned_away_by_it(open_door) -> None:
-    door = open_door(concurrency={"limit": 2}, queue={"limit": 5, "max_wait": "1m"}, circuit_breaker=BRITTLE)
-    old = door.gets_in()
-    door.calls(FAILURE)
-    door.passes(3 + LATE_S)
-    trial = door.gets_in()
-    assert door.enters() is None
-    assert door.gate.lack is None, "the circuit is asked first"
-    assert door.told == []
-    door.leaves(trial, IGNORED)
-    again = door.gets_in()
-    door.leaves(old)
+    door = open_door(
+        concurrency={"limit": 2},
+        queue={"limit": 5, "max_wait": "1h"},
+        circuit_breaker=BRITTLE | {"slow_calls": {"slower_than": "1s", "min_calls": 2}},
+    )
+    old = [door.gets_in(), door.gets_in()]
+    for permit in old:
+        door.do(door.admission.sent, permit, None, door.now)
+    door.passes(1 + 3 + 2 * LATE_S)
     assert door.states == [State.OPEN, State.HALF_OPEN]
-    door.leaves(again)
+    trial = door.waits("gets the one trial")
+    door.waits("comes too late")
+    door.leaves(old[0])
+    assert door.told == [("gets the one trial", "in")]
+    door.leaves(old[1])
+    assert door.told[1:] == [("comes too late", "circuit")]
+    assert door.gate.slots.in_use == 1
+    door.leaves(trial.permit)
     assert door.states[-1] is State.CLOSED
 
 

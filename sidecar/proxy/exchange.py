@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import (
-    BadRequest,
     BodyTooLarge,
     Draining,
     Refusal,
@@ -152,11 +151,7 @@ class Exchange:
         if admission.gate.breaker.refuses(now):  # before anything is done for it: it is asked in the thousands
             self._finish(End.OWN_REFUSAL, now, turned_away(dependency, None, None, now))
             return
-        try:
-            self._octets = dispatcher.octets(self.head, raw, self._pool)
-        except BadRequest as refusal:
-            self._finish(End.CLIENT_FAULT, now, refusal)
-            return
+        self._octets = dispatcher.octets(self.head, raw, self._pool)
         limit = dependency.max_body
         if limit is not None and self.head.content_length > limit:
             self._finish(End.CLIENT_FAULT, now, self._too_large(limit))

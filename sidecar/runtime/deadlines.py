@@ -59,7 +59,7 @@ class Deadlines:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._slots: dict[int, set[Watched]] = {}
+        self._slots: dict[int, dict[Watched, None]] = {}  # each ordered: what is due in one tick fires as it was watched
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
         self.standstill_s = 0.0
@@ -116,9 +116,9 @@ class Deadlines:
         slot = _slot_of(owner.watched)
         members = self._slots.get(slot)
         if members is None:
-            self._slots[slot] = {owner}
+            self._slots[slot] = {owner: None}
         else:
-            members.add(owner)
+            members[owner] = None
 
     def forget(self, owner: Watched) -> None:
         """Take `owner` out of the wheel for good."""
@@ -149,7 +149,7 @@ class Deadlines:
         self.standstill_s += late
         return now - late
 
-    def _fire(self, members: set[Watched]) -> None:
+    def _fire(self, members: dict[Watched, None]) -> None:
         for owner in members:
             owner.watched = NEVER
         for owner in members:
@@ -170,7 +170,7 @@ class Deadlines:
         owner.watched = NEVER
         members = self._slots.get(slot)
         if members is not None:
-            members.discard(owner)
+            members.pop(owner, None)
             if not members:
                 del self._slots[slot]
 

@@ -59,7 +59,7 @@ class Deadlines:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._slots: dict[int, dict[Watched, None]] = {}  # each ordered: what is due in one tick fires as it was watched
+        self._slots: dict[int, dict[Watched, None]] = {}  # ordered: what is due in one tick fires as it was watched
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
         self.standstill_s = 0.0

@@ -401,11 +401,11 @@ class PoliciesMachine(RuleBasedStateMachine):
         talk = self.talk
         for client in self.clients:
             client.peer.reads_on()
-        for seconds in range(100):  # in which every request comes to its end, though nobody answers any more
-            talk.passes(1)
+        for _ in range(100):  # in which every request comes to its end, though nobody answers any more
             self._look_around()
-            if seconds > 11 and talk.is_at_rest():  # and every head that is not whole, to its own
+            if talk.is_at_rest() and not any(client.peer.protocol._reader.begun for client in self._here()):
                 break
+            talk.passes(1)
         self.it_adds_up()
         for client in self._here():
             assert len(self._answers(client)) == len(client.asked)

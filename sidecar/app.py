@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import logging
 import os
@@ -265,6 +266,7 @@ async def serve(app: App) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     await app.start()
+    gc.freeze()  # what lives as long as the process need not be looked at by every collection, which holds the loop
     log.info("ready: listening on %s", ", ".join(app.bound) or "no data port")
     await stop.wait()
     log.info("draining: requests are served on, and their connections closed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.errors import Fallback, Refusal
+from sidecar.policy.candidate import REASONS
 from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import trace_id
 from sidecar.runtime.dependency import Dependency
@@ -65,7 +66,7 @@ def account_refusal(
     counters.in_flight -= 1
     counters.rejections[refusal.code] += 1
     counters.count_request(head.method, status, _SIDECAR, duration_s)
-    if attempts == 0:
+    if attempts == 0 and refusal.code in REASONS:  # not what would be no call under any settings
         dependency.admission.unobserved()
     log = dependency.log
     if log is not None and log.wants(status, True, duration_s):

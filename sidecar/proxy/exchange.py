@@ -213,7 +213,7 @@ class Exchange:
 
     def _send_on(self, connection: UpstreamConnection, now: float) -> None:
         """Send what there is of the request."""
-        if self.watched != NEVER:
+        if self.deadline != NEVER:
             self._deadlines.forget(self)
         self._upstream = connection
         octets = self._octets
@@ -333,7 +333,7 @@ class Exchange:
     ) -> None:
         """This is the answer: from here on there is no other."""
         self._octets = None
-        if self.watched != NEVER:
+        if self.deadline != NEVER:
             self._deadlines.forget(self)
         downstream = self._downstream
         if downstream.write_blocked and self._upstream is not None:  # since an interim head, maybe of an attempt before
@@ -427,7 +427,7 @@ class Exchange:
     def end_attempt(self, end: End, now: float) -> None:
         """Hold nothing while the next attempt is waited for: no connection, no slot, no permit."""
         self._let_upstream_go(whole=end is _RESPONSE)
-        if self.watched != NEVER:
+        if self.deadline != NEVER:
             self._deadlines.forget(self)
         if self._attempt is not None:
             self._attempt.settle(end, self.head.block, now)
@@ -490,7 +490,7 @@ class Exchange:
         if self._over:
             return
         self._over = True
-        if self.watched != NEVER:
+        if self.deadline != NEVER:
             self._deadlines.forget(self)
         if self._retrier is not None:
             self._retrier.cancel()

@@ -200,6 +200,7 @@ class Admission:
     def _on_token(self) -> None:
         self._timer = None
         self.serve(self._deadlines.read())
+        self._arm()  # who was let in may be a trial, whose lease has an end
 
     def close(self) -> None:
         """The sidecar stops: keep no time any more."""

@@ -55,7 +55,7 @@ class Deadlines:
         lag_s: by how much a tick has been late at worst, since `take_lag` was last called.
     """
 
-    __slots__ = ("_handle", "_loop", "_monotonic", "_slot", "_slots", "lag_s", "now", "standstill_s")
+    __slots__ = ("_handle", "_latest", "_loop", "_monotonic", "_slot", "_slots", "lag_s", "now", "standstill_s")
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -64,7 +64,7 @@ class Deadlines:
         self._handle: asyncio.TimerHandle | None = None
         self.standstill_s = 0.0
         self.lag_s = 0.0
-        self.now = monotonic()
+        self.now = self._latest = monotonic()
         self._slot = int(self.now / TICK_S)
 
     def __repr__(self) -> str:
@@ -93,7 +93,8 @@ class Deadlines:
         """
         now = self._monotonic() - self.standstill_s
         if now - self.now > STANDSTILL_S:
-            return self._stood_still(now)
+            now = self._stood_still(now)
+        self._latest = now
         return now
 
     def take_lag(self) -> float:
@@ -142,12 +143,17 @@ class Deadlines:
                 self._fire(members)
 
     def _stood_still(self, now: float) -> float:
-        """Count a standstill that ends at `now`, as if a tick had come on time; returns that moment."""
+        """Count a standstill that ends at `now`; returns the process time that it is.
+
+        As if a tick had come on time; but not before the moment at which somebody last read the time, for then the
+        process still ran.
+        """
         late = now - self.now - TICK_S
         if late > self.lag_s:
             self.lag_s = late
-        self.standstill_s += late
-        return now - late
+        resumed = max(self.now + TICK_S, self._latest)
+        self.standstill_s += now - resumed
+        return resumed
 
     def _fire(self, members: dict[Watched, None]) -> None:
         for owner in members:

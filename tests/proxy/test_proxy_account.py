@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidecar import errors
 from sidecar.counters import METHODS, REJECTIONS, SOURCES, STATUS_CLASSES
 from sidecar.errors import CircuitOpen, Refusal, UpstreamFailure
-from sidecar.proxy.account import account, account_client_gone, account_refusal
+from sidecar.proxy.account import account_client_gone, account_refusal, account_response
 from sidecar.proxy.answers import make_fallback
 from sidecar.proxy.framing import RequestHead
 from sidecar.runtime.dependency import Dependency
@@ -51,7 +51,7 @@ def head(method: bytes = b"GET", block: bytes = b"") -> RequestHead:
 
 
 def whole(books: Books, status: int, *, method: bytes = b"GET", cut: Refusal | None = None) -> None:
-    account(books.dependency, head(method), status=status, cut=cut, attempts=2, duration_s=0.25, waited_s=0.1)
+    account_response(books.dependency, head(method), status, cut, 2, 0.25, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_without_a_log_everything_is_counted_all_the_same() -> None:
 def test_fallback_stands_in_for_its_codes_and_methods_only(method: bytes, kind: type[Refusal], stands_in: bool) -> None:
     books = Books(fallback=FALLBACK)
     refusal = kind("x")
-    account_refusal(books.dependency, head(method), refusal, 0, 0.25, 0.0)
-    assert (refusal.fallback is books.dependency.fallback) == stands_in
+    fallback = account_refusal(books.dependency, head(method), refusal, 0, 0.25, 0.0)
+    assert fallback is (books.dependency.fallback if stands_in else None)
     assert books.line.status == (203 if stands_in else kind.status)
     assert books.line.code == kind.code, "the log says what it stands in for"
     assert books.dependency.counters.rejections[kind.code] == 1

@@ -106,6 +106,19 @@ def test_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dates[2] == b"\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT"
 
 
+# -- a refusal that is given to many
+
+
+def test_refusal_given_again_is_the_same_answer_where_it_can_be() -> None:
+    refusal = CircuitOpen("x", 5.0)
+    many = [render(refusal, "payments", None, close=False, head_only=False) for _ in range(3)]
+    assert many[0] is many[1] is many[2]
+    assert _taken_apart(render(refusal, "payments", None, close=True, head_only=False))[1]["Connection"] == "close"
+    assert render(refusal, "payments", None, close=False, head_only=True).endswith(b"\r\n\r\n")
+    assert render(refusal, "payments", make_fallback(200, {}, "y"), close=False, head_only=False).endswith(b"\r\n\r\ny")
+    assert render(refusal, "payments", None, close=False, head_only=False) is many[0]
+
+
 # -- when to come back
 
 
@@ -115,13 +128,13 @@ def test_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_retry_after_is_whole_seconds_and_none_too_few(wait_s: float, seconds: int) -> None:
     assert retry_after_seconds(wait_s) == seconds
-    _, fields, body = _taken_apart(render(RateLimited("x", wait_s), "payments", close=False, head_only=False))
+    _, fields, body = _taken_apart(render(RateLimited("x", wait_s), "payments", None, close=False, head_only=False))
     assert fields["Retry-After"] == str(seconds)
     assert json.loads(body)["retry_after"] == round(wait_s, 3)
 
 
 def test_refusal_without_a_time_names_none() -> None:
-    _, fields, body = _taken_apart(render(ConcurrencyLimited("x"), "payments", close=False, head_only=False))
+    _, fields, body = _taken_apart(render(ConcurrencyLimited("x"), "payments", None, close=False, head_only=False))
     assert "Retry-After" not in fields
     assert "retry_after" not in json.loads(body)
 
@@ -130,8 +143,8 @@ def test_refusal_without_a_time_names_none() -> None:
 
 
 def _fallback(refusal: Refusal, *arguments: object, close: bool = False, head_only: bool = False) -> bytes:
-    refusal.fallback = make_fallback(*arguments)  # type: ignore[arg-type]
-    return render(refusal, "payments", close=close, head_only=head_only)
+    fallback = make_fallback(*arguments)  # type: ignore[arg-type]
+    return render(refusal, "payments", fallback, close=close, head_only=head_only)
 
 
 def test_fallback_is_what_was_configured_and_says_what_it_stands_in_for() -> None:

@@ -11,6 +11,7 @@ from sidecar.policy.queue import Lack
 from sidecar.policy.states import BreakerSettings, Outcome, RateRule, Reason, State, Transition
 from sidecar.policy.window import Counts
 from sidecar.proxy.refusals import cause, turned_away
+from sidecar.runtime.deadlines import TICK_S
 from tests.runtime.door import Caller, Door
 
 FAILURE, SUCCESS = Outcome.FAILURE, Outcome.SUCCESS
@@ -190,6 +191,24 @@ def test_circuit_is_what_a_waiter_that_it_flushes_is_told_of() -> None:
     (refusal,) = told
     assert refusal.code == "CIRCUIT_OPEN"
     assert "1 failures in a row" in refusal.detail, "the record is there before anybody is told"
+
+
+def test_refusals_of_the_circuit_in_one_tick_are_one_and_later_ones_say_the_time_anew() -> None:
+    door = opened()
+    first = refused(door)
+    door.clock.seconds += TICK_S / 2
+    assert refused(door) is first
+    door.clock.seconds += TICK_S
+    later = refused(door)
+    assert later.retry_after_s == pytest.approx(30 - 1.5 * TICK_S)
+    assert later.detail.endswith(f"; it probes in {later.retry_after_s:.3f} s")
+
+
+def test_refusal_of_the_circuit_does_not_outlive_its_state() -> None:
+    door = opened()
+    refused(door)
+    door.do(door.gate.breaker.force, State.FORCED_OPEN, door.now)
+    assert "held open by hand" in refused(door).detail
 
 
 # -- causes

@@ -212,6 +212,17 @@ def test_exact_time_never_goes_back_however_the_process_is_stopped(wheel: Wheel)
             assert wheel.deadlines.now <= wheel.deadlines.read()
 
 
+def test_time_that_was_read_is_never_taken_back(wheel: Wheel) -> None:
+    wheel.clock.seconds += 0.24
+    first = wheel.deadlines.read()
+    wheel.clock.seconds += 0.02
+    assert wheel.deadlines.read() >= first
+    wheel.clock.seconds += 9
+    assert wheel.deadlines.read() >= first
+    wheel.deadlines.advance()
+    assert wheel.deadlines.now == pytest.approx(first, abs=0.05)
+
+
 def test_lag_is_the_worst_lateness_of_a_tick_since_it_was_taken(wheel: Wheel) -> None:
     for gap in (TICK_S, TICK_S + 0.1, TICK_S + 0.05, 5):
         wheel.clock.seconds += gap

@@ -126,11 +126,6 @@ class Exchange:
         return f"<Exchange {self.head!r} upstream={self._upstream!r} {self._attempt!r}>"
 
     @property
-    def dependency_name(self) -> str:
-        """The dependency that the request is for."""
-        return self.dependency.name
-
-    @property
     def idle_s(self) -> float:
         """How long either side may stall amid the response, in seconds."""
         return self.dependency.idle_s

@@ -553,7 +553,8 @@ class Sidecar:
 
     Args:
         folder: for its configuration and what it writes.
-        dependencies: as in the YAML.
+        dependencies: as in the YAML; one that says nothing of its circuit breaker has none, for nearly every test here
+            breaks its upstream on purpose, and how fast decides whether that would open a circuit.
         settings: the other keys at the top level of the YAML.
 
     Attributes:
@@ -575,7 +576,7 @@ class Sidecar:
             "listen": f"{self.host}:{self.address[1]}",
             "metrics": {"listen": f"{self.host}:{self.metrics[1]}"},
             "drain_idle": "50ms",
-            "dependencies": dependencies,
+            "dependencies": {name: {"circuit_breaker": {"mode": "off"}} | keys for name, keys in dependencies.items()},
         } | settings
         self.config.write_text(json.dumps(config, indent=2), "utf-8")  # JSON is YAML
         self.process: psutil.Popen | None = None

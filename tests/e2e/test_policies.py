@@ -103,7 +103,14 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 
 def dependency(name: str, upstream: Upstream, **policies: Any) -> dict[str, Any]:
-    return {"upstream": upstream.url, "prefix": f"/{name}", "hosts": [], "timeout": PATIENT, **policies}
+    return {
+        "upstream": upstream.url,
+        "prefix": f"/{name}",
+        "hosts": [],
+        "timeout": PATIENT,
+        "circuit_breaker": {},
+        **policies,
+    }
 
 
 @pytest.fixture(scope="module")

@@ -250,7 +250,7 @@ def test_slow_reader_of_a_non_blocking_pipe_gets_every_octet(writes: list[int]) 
         sink.close(PATIENCE_S)
 
     assert bytes(read[filled:]) == b"".join(lines)
-    assert len(writes) > 5, "in pieces"
+    assert len(writes) >= 5, "in pieces, since one write is 64 KiB at most"
     assert sink.dropped == 0
 
 

@@ -146,11 +146,11 @@ class Exchange:
         if admission.gate.breaker.refuses(now):  # before anything is done for it: it is asked in the thousands
             self._finish(End.OWN_REFUSAL, now, turned_away(dependency, None, None, now))
             return
-        self._octets = dispatcher.octets(self.head, raw, self._pool)
         limit = dependency.max_body
         if limit is not None and self.head.content_length > limit:
             self._finish(End.CLIENT_FAULT, now, self._too_large(limit))
             return
+        self._octets = dispatcher.octets(self.head, raw, self._pool)
         permit = admission.enter(now)
         if permit is not None:
             self.begin(permit, now)

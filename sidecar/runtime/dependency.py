@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from sidecar.config import Dependency as Settings
+from sidecar.config import Metrics
 from sidecar.counters import CANDIDATE_STATES, Counters
 from sidecar.errors import Fallback, Refusal
 from sidecar.policy.gate import Gate
@@ -19,8 +20,6 @@ from sidecar.runtime.trips import TripRecord, Trips
 from sidecar.runtime.vitals import Vitals
 
 OPEN_STATES = (State.OPEN, State.FORCED_OPEN)
-
-DEFAULT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class RequestLog(Protocol):
@@ -70,7 +69,7 @@ class Dependency:
         settings: its configuration.
         deadlines: the process's clock and wheel.
         vitals: of the process, for trip records.
-        buckets_s: bounds of the histograms, in seconds.
+        buckets_s: bounds of the histograms, in seconds; None for those that the configuration has by default.
         rng: uniform random numbers from 0 to 1, for jitter and ramps.
         on_transition: told of each transition of its circuit and of its candidates'.
         log: told of each request that has ended, if anybody is.
@@ -128,7 +127,7 @@ class Dependency:
         settings: Settings,
         deadlines: Deadlines,
         vitals: Vitals | None = None,
-        buckets_s: Sequence[float] = DEFAULT_BUCKETS_S,
+        buckets_s: Sequence[float] | None = None,
         rng: Callable[[], float] = random.random,
         on_transition: OnTransition | None = None,
         log: RequestLog | None = None,
@@ -150,7 +149,7 @@ class Dependency:
         self.rng = rng
         self._on_transition = on_transition
         self._open_since = now
-        self.counters = Counters(buckets_s)
+        self.counters = Counters(Metrics().buckets if buckets_s is None else buckets_s)
         self.trips = Trips(self.name, (vitals or Vitals(deadlines)).read)
         self.mirror = Mirror(self.name)
         self.log = log

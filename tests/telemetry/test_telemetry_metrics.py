@@ -16,7 +16,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.policy.states import TRANSITIONS, State
 from sidecar.proxy.listener import UNROUTED
-from sidecar.runtime.dependency import DEFAULT_BUCKETS_S
 from sidecar.runtime.vitals import Vitals
 from sidecar.telemetry import metrics
 from sidecar.telemetry.metrics import Exposition, Sources
@@ -404,7 +403,7 @@ def test_histogram_is_cumulative_and_ends_at_infinity(scrape: Scrape) -> None:
         for (family, pairs), value in scrape.series().items()
         if family == f"{name}_bucket"
     }
-    assert list(buckets) == [*DEFAULT_BUCKETS_S, float("inf")]
+    assert list(buckets) == [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, float("inf")]
     assert [buckets[bound] for bound in (0.001, 0.0025, 0.25, 0.5, 5.0, 30.0, float("inf"))] == [1, 2, 2, 3, 4, 4, 5]
     assert scrape.value(f"{name}_count") == 5
     assert scrape.value(f"{name}_sum") == pytest.approx(103.3021)

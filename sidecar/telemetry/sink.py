@@ -192,7 +192,9 @@ class LogSink:
         self._failing = written < len(octets)
         if self._failing:
             ends = list(accumulate(map(len, lines), initial=len(preface)))
-            whole = bisect_right(ends, written) - 1  # -1: not even the preface
+            # One of which all is out but its newline is whole: the next write begins with that.
+            out = written + 1 if written and written + 1 in ends else written
+            whole = bisect_right(ends, out) - 1  # -1: not even the preface
             if written:
                 self._torn = written not in ends
         else:

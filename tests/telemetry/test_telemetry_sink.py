@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.telemetry.sink import LogSink
@@ -387,6 +387,7 @@ def test_device_that_takes_nothing_is_a_device_that_refuses() -> None:
     sizes=st.lists(st.integers(2, 90_000), min_size=1, max_size=12),
     answers=st.lists(st.one_of(st.integers(0, 40), st.integers(0, 70_000), st.just(None)), max_size=30),
 )
+@example(sizes=[62, 65475], answers=[61, 0])  # all of the first but its newline
 def test_every_line_gets_out_or_is_counted(sizes: list[int], answers: list[int | None]) -> None:
     def answer(size: int) -> int | OSError:
         if not answers:

@@ -25,11 +25,14 @@ Schema = dict[str, Any]
 PLACES = {
     "": "The top level",
     "Listener": "`listener`",
+    "ListenerTls": "`listener.tls`",
     "Metrics": "`metrics`",
     "AccessLog": "`access_log`",
     "Defaults": "`defaults`",
     "Timeout": "`defaults.timeout`",
     "Pool": "`defaults.pool`",
+    "Tls": "`defaults.tls`",
+    "Ejection": "`defaults.ejection`",
     "RateLimit": "`defaults.rate_limit`",
     "Concurrency": "`defaults.concurrency`",
     "Queue": "`defaults.queue`",
@@ -54,7 +57,7 @@ ALSO = {
 def _pattern(annotated: Any) -> str:
     """What the schema says about a kind of text, and so how that kind is told in it."""
     kind = next(each for each in annotated.__metadata__ if isinstance(each, fields.Kind))
-    return str(kind.schema["pattern"])
+    return str((kind.schema["anyOf"][0] if "anyOf" in kind.schema else kind.schema)["pattern"])
 
 
 def _bounds(least: int, most: int) -> str:
@@ -62,15 +65,15 @@ def _bounds(least: int, most: int) -> str:
     return f"{least} to {most}" if least else f"at most {most}"
 
 
-_prefix = next(iter(fields.OptionalPrefix.__metadata__)).schema["anyOf"][0]["pattern"]
-
 WORDS = {
     units.DURATION_PATTERN: "duration",
     _pattern(fields.ListenAddress): "address",
     _pattern(fields.UpstreamAddress): "upstream",
     _pattern(fields.Host): "host",
     _pattern(fields.TrustedNetwork): "network",
-    _prefix: "path",
+    _pattern(fields.OptionalPrefix): "path",
+    _pattern(fields.OptionalPemFile): "file",
+    _pattern(fields.OptionalServerName): "name",
     units.RATIO_PATTERN: "percentage",
     terms.RATE_PATTERN: "rate",
     terms.WINDOW_PATTERN: "duration or number of calls",

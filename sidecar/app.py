@@ -99,7 +99,7 @@ class App:
                 self._pools[name],
                 settings.hosts,
                 settings.prefix,
-                None if settings.upstream.unix_path is not None else settings.upstream.port,
+                None if settings.upstream[0].unix_path is not None else settings.upstream[0].port,
             )
             for name, settings in config.dependencies.items()
         )

@@ -97,15 +97,16 @@ def run_demo(config: Config, sink: LogSink | None = None) -> int:
 
 async def _serve(config: Config, sink: LogSink | None) -> int:
     demo = config.dependencies.get("demo")
-    if demo is None or demo.upstream.unix_path is not None or not isinstance(config.listen, TcpAddress):
-        raise StartError("the demo needs a shared TCP port and a dependency named demo with an http:// upstream")
+    upstream = demo.upstream[0] if demo and len(demo.upstream) == 1 else None
+    if upstream is None or not str(upstream).startswith("http://") or not isinstance(config.listen, TcpAddress):
+        raise StartError("the demo needs a shared TCP port and a dependency named demo with one http:// upstream")
     runner = web.AppRunner(demo_application(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, demo.upstream.host, demo.upstream.port).start()
+            await web.TCPSite(runner, upstream.host, upstream.port).start()
         except OSError as error:
-            raise StartError(f"the demo dependency cannot listen on {demo.upstream}: {error.strerror}") from error
+            raise StartError(f"the demo dependency cannot listen on {upstream}: {error.strerror}") from error
         url = f"http://{config.listen}{(demo.prefix or '').rstrip('/')}"
         print(_invitation(config, url), flush=True)
         return await serve(App(config, sink))
@@ -129,7 +130,7 @@ def _invitation(config: Config, url: str) -> str:
     lines = [(command.format(**values), shows.format(**values)) for command, shows in _CIRCUIT]
     width = max(len(command) for command, shows in lines if shows)
     circuit = "\n".join(f"  {command:{width}}  # {shows}" if shows else f"  {command}" for command, shows in lines)
-    return _INVITATION.format(upstream=demo.upstream, listen=config.listen, url=url, circuit=circuit)
+    return _INVITATION.format(upstream=demo.upstream[0], listen=config.listen, url=url, circuit=circuit)
 
 
 def _number(request: web.Request, name: str, default: float) -> float:

@@ -181,14 +181,16 @@ def test_interrupt_drains_and_exits_0(tmp_path: Path) -> None:
     [
         ("other", "http://127.0.0.1:1", "127.0.0.1:2"),
         ("demo", "unix:/run/demo.sock", "127.0.0.1:2"),
+        ("demo", "https://127.0.0.1:1", "127.0.0.1:2"),
+        ("demo", ["http://127.0.0.1:1", "http://127.0.0.1:3"], "127.0.0.1:2"),
         ("demo", "http://127.0.0.1:1", "unix:/run/shared.sock"),
     ],
 )
 def test_configuration_that_is_no_demo_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, upstream: str, listen: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, upstream: str | list[str], listen: str
 ) -> None:
     file = tmp_path / "other.yaml"
-    file.write_text(f"listen: {listen}\ndependencies: {{{name}: {{upstream: '{upstream}', prefix: /demo}}}}\n")
+    file.write_text(f"listen: {listen}\ndependencies: {{{name}: {{upstream: {upstream}, prefix: /demo}}}}\n")
 
     assert main(["demo", "--config", str(file)]) == 1
     assert "a dependency named demo" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def test_configuration_tables_state_type_range_and_default() -> None:
     rows = tables().splitlines()
     assert any(row.startswith("| `max_request_line` | size, 64B to 1MiB | `16KiB` |") for row in rows)
     assert any(row.startswith("| `max_age` | duration | `10m` |") for row in rows)
-    assert any(row.startswith("| `upstream` | upstream | required |") for row in rows)
+    assert any(row.startswith("| `upstream` | upstream or list of upstream, 1 to 64 | required |") for row in rows)
     assert any(row.startswith("| `rate` | rate or null | `null` |") for row in rows)
     assert any(row.startswith("| `window` | duration or number of calls | `10s` |") for row in rows)
     assert any(row.startswith("| `min_per_second` | number, 0 to 1000000 | `1` |") for row in rows)

@@ -15,6 +15,7 @@ from sidecar.config.policies import (
     CircuitBreakerTerms,
     Concurrency,
     ConcurrencyTerms,
+    Ejection,
     FailureRate,
     Fallback,
     HalfOpen,
@@ -24,8 +25,18 @@ from sidecar.config.policies import (
     Retry,
     SlowCalls,
 )
-from sidecar.config.schema import AccessLog, Config, Defaults, Dependency, Listener, Metrics, Pool, Timeout
+from sidecar.config.schema import (
+    AccessLog,
+    Config,
+    Defaults,
+    Dependency,
+    Listener,
+    Metrics,
+    Pool,
+    Timeout,
+)
 from sidecar.config.terms import Window
+from sidecar.config.tls import ListenerTls, Tls
 from sidecar.errors import Problem
 
 __all__ = [
@@ -41,10 +52,12 @@ __all__ = [
     "Config",
     "Defaults",
     "Dependency",
+    "Ejection",
     "FailureRate",
     "Fallback",
     "HalfOpen",
     "Listener",
+    "ListenerTls",
     "LoadResult",
     "Metrics",
     "Pool",
@@ -56,6 +69,7 @@ __all__ = [
     "SlowCalls",
     "TcpAddress",
     "Timeout",
+    "Tls",
     "UnixAddress",
     "Upstream",
     "Window",

@@ -1,10 +1,11 @@
-"""Addresses to listen on, upstreams, host names and path prefixes: from text to values that need no more
+"""Addresses to listen on, upstreams, host names, path prefixes and files: from text to values that need no more
 checks."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +18,9 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _PORT = re.compile(r"[0-9]{1,5}")
 # sun_path holds 108 bytes on Linux, the last of them NUL.
 _LONGEST_SOCKET_PATH = 107
+# PATH_MAX of Linux.
+_LONGEST_PATH = 4096
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,8 @@ Address: TypeAlias = TcpAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where a dependency is: an HTTP origin, or a Unix socket when `unix_path` is set (then `host` is
-    localhost)."""
+    """Where a dependency is: an origin of the scheme http or https, or a Unix socket when `unix_path` is set (then
+    `host` is localhost and the scheme http)."""
 
     host: str
     port: int
@@ -58,7 +62,7 @@ class Upstream:
     def authority(self) -> str:
         """The value of the Host header that the upstream expects: without the port where that is the scheme's
         own."""
-        return bracketed(self.host) if self.port == 80 else self.host_and_port
+        return bracketed(self.host) if self.port == _PORTS[self.scheme] else self.host_and_port
 
     @property
     def host_and_port(self) -> str:
@@ -72,6 +76,11 @@ class Upstream:
 def bracketed(host: str) -> str:
     """`host` as it stands in an authority: an IPv6 address in brackets, all else as it is."""
     return f"[{host}]" if ":" in host else host
+
+
+def upstream_hosts(upstreams: Iterable[Upstream]) -> tuple[str, ...]:
+    """`host:port` of each upstream that has a host, once."""
+    return tuple(dict.fromkeys(each.host_and_port for each in upstreams if each.unix_path is None))
 
 
 def parse_address(value: object) -> Address:
@@ -89,7 +98,7 @@ def parse_address(value: object) -> Address:
 
 
 def parse_upstream(value: object) -> Upstream:
-    """An upstream: `http://host`, `http://host:port` or `unix:/path`. Raises `Mistake`."""
+    """An upstream: `http://host[:port]`, `https://host[:port]` or `unix:/path`. Raises `Mistake`."""
     text = value if isinstance(value, str) else ""
     if text.startswith("unix:"):
         return Upstream("localhost", 80, _socket_path(text))
@@ -97,17 +106,16 @@ def parse_upstream(value: object) -> Upstream:
     if "@" in re.split(r"[/?#]", rest if found else text, maxsplit=1)[0]:
         # Not shown: what stands there is a password, as a rule.
         raise Mistake("must not hold a user or password; let the application send an Authorization header", show=False)
-    if scheme.lower() == "https" and found:
-        raise Mistake("TLS to the upstream is not supported yet, so name a port that speaks plain http://")
-    if scheme.lower() != "http" or not found:
-        raise Mistake("must begin with http:// or unix:/, as in http://payments:8080")
+    scheme = scheme.lower()
+    if scheme not in _PORTS or not found:
+        raise Mistake("must begin with http://, https:// or unix:/, as in http://payments:8080")
     if re.search(r"[?#]", rest):
         raise Mistake("must end after the host and port; a query belongs to the request")
     authority, _, path = rest.partition("/")
     if path:
         raise Mistake("must end after the host and port; the path comes from the request (see prefix and strip_prefix)")
     host, port = _split(authority, least_port=1)
-    return Upstream(host, 80 if port is None else port)
+    return Upstream(host, _PORTS[scheme] if port is None else port, scheme=scheme)
 
 
 def parse_host(value: object) -> str:
@@ -120,6 +128,33 @@ def parse_host(value: object) -> str:
         raise Mistake("must be a host or host:port alone, without scheme or path")
     host, port = _split(value, least_port=1)
     return bracketed(host) if port is None else f"{bracketed(host)}:{port}"
+
+
+def parse_server_name(value: object) -> str:
+    """The name in a certificate: that of a host, in normal form, an IPv6 address without brackets. Raises `Mistake`."""
+    if not isinstance(value, str):
+        raise Mistake(_HOST_FORMS)
+    if "*" in value:
+        raise Mistake("must be a whole name, which a certificate for *.example.com covers as well")
+    if "/" in value:
+        raise Mistake("must be a name alone, without scheme or path")
+    host, port = _split(value, least_port=1)
+    if port is not None:
+        raise Mistake("must be a name alone, without a port")
+    return host
+
+
+def parse_pem_file(value: object) -> str:
+    """The absolute path of a PEM file, which is not opened: it need not exist where a configuration is checked. Raises
+    `Mistake`."""
+    if isinstance(value, str) and "-----BEGIN" in value:
+        # Not shown: what stands there may be a private key.
+        raise Mistake("must be the path of a PEM file, not its content", show=False)
+    if not isinstance(value, str) or not value.startswith("/") or value.endswith("/") or "\0" in value:
+        raise Mistake("must be the absolute path of a PEM file, as in /etc/tls/tls.crt")
+    if _encoded_size(value) > _LONGEST_PATH:
+        raise Mistake(f"must be a path of at most {_LONGEST_PATH} bytes")
+    return value
 
 
 def parse_prefix(value: object) -> str:
@@ -216,6 +251,15 @@ def _socket_path(text: str) -> str:
     path = text.removeprefix("unix:")
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
         raise Mistake("must be the absolute path of a socket, as in unix:/run/app.sock")
-    if len(path.encode(errors="surrogateescape")) > _LONGEST_SOCKET_PATH:
+    if _encoded_size(path) > _LONGEST_SOCKET_PATH:
         raise Mistake(f"must be a socket path of at most {_LONGEST_SOCKET_PATH} bytes")
     return path
+
+
+def _encoded_size(path: str) -> int:
+    """The bytes of a path as the kernel gets it. Raises `Mistake`."""
+    try:
+        # What an environment variable holds may be no UTF-8, and is a path nonetheless.
+        return len(path.encode(errors="surrogateescape"))
+    except UnicodeEncodeError:
+        raise Mistake("must be text that UTF-8 can hold") from None

@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from sidecar.config.fields import JsonSchema, Kind
+from sidecar.config.fields import JsonSchema, Kind, OneOrMore
 from sidecar.config.schema import FILLED_IN, Config
-from sidecar.config.section import Section, unwrapped
+from sidecar.config.section import Section, known_keys, unwrapped
 
 # Pydantic's names for how long a list may be, and those of JSON Schema.
 _LIMITS = {"min_length": "minItems", "max_length": "maxItems"}
@@ -32,7 +32,7 @@ def json_schema() -> JsonSchema:
 
 
 def _section(model: type[Section], sections: dict[str, JsonSchema]) -> JsonSchema:
-    fields = {name: field for name, field in model.model_fields.items() if name not in FILLED_IN}
+    fields = {name: field for name, field in known_keys(model).items() if name not in FILLED_IN}
     return {
         # Null as well: a section whose keys are all commented out.
         "type": "object" if model is Config else ["object", "null"],
@@ -68,6 +68,8 @@ def _value(annotation: Any, metadata: list[Any], sections: dict[str, JsonSchema]
         item, _ = get_args(annotation)
         schema = {"type": "array", "items": _value(*_unpacked(item), sections)}
         schema |= {_LIMITS[limit]: number for limit, number in limits.items()}
+        if single := next((each for each in metadata if isinstance(each, OneOrMore)), None):
+            return {"anyOf": [single.kind.schema, _VARIABLE, schema]}
         return {"anyOf": [schema, {"type": "null"}]} if nullable else schema
     name, value = get_args(annotation)
     return {

@@ -8,7 +8,7 @@ from typing import Any
 from sidecar.config.mistake import Mistake
 from sidecar.config.report import Path, Report
 from sidecar.config.schema import FILLED_IN, Config
-from sidecar.config.section import has_free_keys, section_at
+from sidecar.config.section import has_free_keys, known_keys, section_at
 from sidecar.config.source import Source
 
 # A file with more mistakes than this was never written by hand, and guessing what each meant takes seconds.
@@ -61,7 +61,7 @@ def _unknown(path: Path, *, guess: bool) -> tuple[str, str]:
     # Only on the way to an error: 5 ms that a start need not pay.
     from difflib import get_close_matches
 
-    known = [name for name in section_at(Config, path[:-1]).model_fields if name not in FILLED_IN]
+    known = [name for name in known_keys(section_at(Config, path[:-1])) if name not in FILLED_IN]
     nearest = get_close_matches(str(path[-1])[:64], known, n=1) if guess else []
     if nearest:
         return nearest[0], f"unknown key, did you mean {nearest[0]}?"

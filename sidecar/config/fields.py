@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sidecar.config import terms, units
@@ -21,7 +21,9 @@ from sidecar.config.addresses import (
     Upstream,
     parse_address,
     parse_host,
+    parse_pem_file,
     parse_prefix,
+    parse_server_name,
     parse_upstream,
 )
 from sidecar.config.mistake import Mistake
@@ -29,6 +31,9 @@ from sidecar.config.mistake import Mistake
 JsonSchema: TypeAlias = dict[str, Any]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Number = TypeVar("Number", int, float)
+
+# As many as fit into a file by hand; a name stands for as many addresses as DNS gives for it.
+MOST_UPSTREAMS = 64
 
 _NAME = r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?"
 
@@ -148,6 +153,19 @@ def optional(kind: Kind) -> Kind:
     return Kind(read, {"anyOf": [kind.schema, {"type": "null"}]})
 
 
+class OneOrMore(NamedTuple):
+    """A list of `kind`, which a single value stands for as well. No `Kind` itself: it leaves lists to pydantic, so that
+    an error has the path of the entry."""
+
+    kind: Kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: object, read_list: Callable[[object], Any]) -> Any:
+            return read_list(value) if isinstance(value, list) else (self.kind.read(value),)
+
+        return core_schema.no_info_wrap_validator_function(read, handler(source))
+
+
 def filled_in() -> Kind:
     """Set by the program; to whoever writes it in a file, the key does not exist."""
 
@@ -208,10 +226,14 @@ Boolean = Annotated[bool, flag()]
 Seconds = Annotated[float, duration()]
 ListenAddress = Annotated[Address, _listen]
 OptionalListenAddress = Annotated[Address | None, optional(_listen)]
-UpstreamAddress = Annotated[Upstream, text(parse_upstream, r"^([Hh][Tt][Tt][Pp]://[^/?#@]+/?|unix:/.+)$")]
+_upstream = text(parse_upstream, r"^([Hh][Tt][Tt][Pp][Ss]?://[^/?#@]+/?|unix:/.+)$")
+UpstreamAddress = Annotated[Upstream, _upstream]
+Upstreams = Annotated[tuple[UpstreamAddress, ...], Field(min_length=1, max_length=MOST_UPSTREAMS), OneOrMore(_upstream)]
 Host = Annotated[str, text(parse_host, r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:/*]+)(:[0-9]{1,5})?$")]
 OptionalPrefix = Annotated[str | None, optional(text(parse_prefix, r"^/([!-~]*[!-.0-~])?$"))]
 TrustedNetwork = Annotated[Network, text(parse_network, r"^[0-9A-Fa-f:.]+(/[0-9.]+)?$")]
+OptionalPemFile = Annotated[str | None, optional(text(parse_pem_file, r"^/(.*[^/])$"))]
+OptionalServerName = Annotated[str | None, optional(text(parse_server_name, r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:/*]+)$"))]
 CandidateName = Annotated[str, text(parse_candidate, f"^(?!shadow$){_NAME}$")]
 
 # Where nothing to wait for is something to ask for.

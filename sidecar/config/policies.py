@@ -190,6 +190,17 @@ class Fallback(Section):
         return headers
 
 
+class Ejection(Section):
+    """When to leave single addresses of a dependency out, while its others serve on."""
+
+    consecutive_failures: Annotated[int | None, optional(count(1, 1_000_000))] = key(
+        5, "Failures in a row, of one address, after which it is left out. Null: none is."
+    )
+    # `for` is a word of Python's.
+    for_: Seconds = key("30s", "How long it is left out.", alias="for")
+    max: RatioOrNone = key("50%", "Share of a dependency's addresses that may be left out at once; 0% is none.")
+
+
 class Candidate(Section):
     """Other terms, simulated beside those in force. A section that is not named is not simulated; what a named one does
     not say is as in the dependency's own."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from sidecar.config import policy_rules, units
-from sidecar.config.addresses import Address, overlap
+from sidecar.config.addresses import Address, overlap, upstream_hosts
 from sidecar.config.report import Path, Report, dotted, within
 from sidecar.config.schema import Config, Dependency
 from sidecar.config.source import Source
@@ -123,10 +123,8 @@ def _check_reach(name: str, config: Config, source: Source, report: Report) -> N
 
 def _same_host(one: Dependency, other: Dependency) -> bool:
     """Whether `other` keeps `one` from being selected by the host of its upstream."""
-    if one.upstream.unix_path is not None:
-        return False
-    host = one.upstream.host_and_port
-    return host in other.hosts or (other.upstream.unix_path is None and host == other.upstream.host_and_port)
+    rivals = {*other.hosts, *upstream_hosts(other.upstream)}
+    return not rivals.isdisjoint(upstream_hosts(one.upstream))
 
 
 def _warn(config: Config, source: Source, report: Report) -> None:

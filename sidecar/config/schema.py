@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from sidecar.config.addresses import upstream_hosts
 from sidecar.config.fields import (
     Boolean,
     CandidateName,
@@ -24,9 +25,10 @@ from sidecar.config.fields import (
     RatioOrNone,
     Seconds,
     TrustedNetwork,
-    UpstreamAddress,
+    Upstreams,
     choice,
     count,
+    duration,
     filled_in,
     optional,
     size,
@@ -35,12 +37,14 @@ from sidecar.config.policies import (
     Candidate,
     CircuitBreaker,
     Concurrency,
+    Ejection,
     Fallback,
     Queue,
     RateLimit,
     Retry,
 )
 from sidecar.config.section import FREE_KEYS, LONGEST_LIST, Section, key
+from sidecar.config.tls import ListenerTls, Tls
 
 MOST_DEPENDENCIES = 1000
 # Each is a whole simulation at every request.
@@ -68,6 +72,7 @@ class Listener(Section):
         "Networks whose forwarding headers are believed. The peer of a Unix socket counts as loopback.",
         max_length=LONGEST_LIST,
     )
+    tls: ListenerTls = key(ListenerTls, "TLS from applications.")
     max_connections: Annotated[int, count(1, 1_000_000)] = key(16384, "Connections from applications at once.")
     backlog: Annotated[int, count(1, 65535)] = key(1024, "Connections that the kernel holds until they are accepted.")
     head_timeout: Seconds = key("10s", "Longest wait for a whole request head, from its first byte.")
@@ -119,6 +124,9 @@ class Timeout(Section):
     first_byte: Seconds = key("5s", "From the last byte of the request to the final response head.")
     idle: Seconds = key("60s", "Longest standstill, in each direction, once the response head has come.")
     total: Seconds = key("15s", "From the head of the request to the final response head, waits included.")
+    tunnel: Seconds = key(
+        "5m", "Longest standstill of a tunnel (CONNECT, WebSocket), with no octet in either direction."
+    )
 
 
 class Pool(Section):
@@ -143,6 +151,14 @@ class Defaults(Section):
     max_response_head: Annotated[int, size(64, 16 * MIB)] = key("64KiB", "Largest response head; beyond it 502.")
     timeout: Timeout = key(Timeout, "How long each part of a request to the upstream may take.")
     pool: Pool = key(Pool, "The connections kept open to the upstream.")
+    max_tunnels: Annotated[int, count(0, 65535)] = key(
+        100, "Tunnels (CONNECT, WebSocket) at once. 0: none; requests go on without Upgrade, CONNECT is refused."
+    )
+    tls: Tls = key(Tls, "TLS to https:// upstreams.")
+    dns_refresh: Annotated[float, duration(0.1, 3600)] = key(
+        "5s", "How often the name of an upstream is looked up again, 100ms to 1h."
+    )
+    ejection: Ejection = key(Ejection, "When to leave single addresses of a dependency out.")
     rate_limit: RateLimit = key(RateLimit, "How many requests begin in a time.")
     concurrency: Concurrency = key(Concurrency, "How many requests are under way at once.")
     queue: Queue = key(Queue, "Where requests wait for a token of `rate_limit` or a slot of `concurrency`.")
@@ -162,8 +178,9 @@ class Dependency(Defaults):
     limits."""
 
     name: Annotated[str, filled_in()] = Field("", description="The key of the dependency; filled in by `Config`.")
-    upstream: UpstreamAddress = Field(
-        description="Where the dependency is: http://host, http://host:port or unix:/path."
+    upstream: Upstreams = Field(
+        description="Where the dependency is: http://host[:port], https://host[:port] or unix:/path; or a list of "
+        "these, all https or none."
     )
     listen: OptionalListenAddress = key(
         None, "A port or unix:/path of its own, on which every request goes to this dependency."
@@ -175,7 +192,7 @@ class Dependency(Defaults):
     hosts: tuple[Host, ...] = key(
         lambda: (),
         "Hosts that select this dependency on the shared port, as name (any port) or name:port. Default: "
-        "host:port of the upstream, unless another dependency has the same.",
+        "host:port of each upstream, unless another dependency has the same.",
         max_length=LONGEST_LIST,
     )
     prefix: OptionalPrefix = key(None, "Path prefix that selects this dependency on the shared port, as in /payments.")
@@ -200,20 +217,19 @@ class Config(Section):
     @field_validator("dependencies", mode="after")
     @classmethod
     def _fill_in(cls, dependencies: dict[str, Dependency]) -> dict[str, Dependency]:
-        """Give each dependency its name, and the host of its upstream where it names no hosts itself.
+        """Give each dependency its name, and the hosts of its upstreams where it names no hosts itself.
 
         A host belongs to one dependency: one named in the file keeps it, and of several that would merely
         default to it none gets it, since none has a better claim."""
         defaults = {
-            name: dependency.upstream.host_and_port
+            name: upstream_hosts(dependency.upstream)
             for name, dependency in dependencies.items()
-            if "hosts" not in dependency.model_fields_set and dependency.upstream.unix_path is None
+            if "hosts" not in dependency.model_fields_set
         }
-        claims = Counter(defaults.values())
+        claims = Counter(host for hosts in defaults.values() for host in hosts)
         claims.update(host for dependency in dependencies.values() for host in set(dependency.hosts))
         filled = {}
         for name, dependency in dependencies.items():
-            host = defaults.get(name)
-            hosts = (host,) if host is not None and claims[host] == 1 else dependency.hosts
-            filled[name] = dependency.model_copy(update={"name": name, "hosts": hosts})
+            own = tuple(host for host in defaults.get(name, ()) if claims[host] == 1)
+            filled[name] = dependency.model_copy(update={"name": name, "hosts": own or dependency.hosts})
         return filled

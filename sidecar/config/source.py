@@ -9,7 +9,7 @@ from sidecar.config.document import Mapping, Node, Scalar, Sequence, plain
 from sidecar.config.policies import Candidate
 from sidecar.config.report import Path, Place, shown
 from sidecar.config.schema import MOST_CANDIDATES, Defaults
-from sidecar.config.section import section_at
+from sidecar.config.section import known_keys, section_at
 
 
 class Source:
@@ -88,7 +88,7 @@ def _merge(root: Mapping) -> Mapping:
     under: dict[str, tuple[Place, Node]] = {}
     if isinstance(defaults := _child(root, "defaults"), Mapping):
         # Other keys are a mistake in `defaults`; merged, they would be mistakes of every dependency too.
-        under.update({key: entry for key, entry in defaults.entries.items() if key in Defaults.model_fields})
+        under.update({key: entry for key, entry in defaults.entries.items() if key in known_keys(Defaults)})
     if "listener" in root.entries:
         under["listener"] = root.entries["listener"]
     base = Mapping(dependencies.place, under)
@@ -113,7 +113,7 @@ def _with_candidates(dependency: Node) -> Node:
         return dependency
     if len(candidates.entries) > MOST_CANDIDATES:
         return dependency
-    bases = {policy: _terms(dependency, policy) for policy in Candidate.model_fields}
+    bases = {policy: _terms(dependency, policy) for policy in known_keys(Candidate)}
     whole: dict[str, tuple[Place, Node]] = {}
     for name, (place, candidate) in candidates.entries.items():
         if isinstance(candidate, Mapping):
@@ -132,7 +132,7 @@ def _terms(dependency: Mapping, policy: str) -> Mapping:
     own = _child(dependency, policy)
     if not isinstance(own, Mapping):
         return Mapping(dependency.place, {})
-    known = section_at(Candidate, (policy,)).model_fields
+    known = known_keys(section_at(Candidate, (policy,)))
     return Mapping(own.place, {key: entry for key, entry in own.entries.items() if key in known})
 
 

@@ -260,7 +260,7 @@ class _Dial:
 
     async def _connect(self) -> UpstreamConnection:
         loop: Any = asyncio.get_running_loop()  # whose types ask for a subclass of asyncio.Protocol
-        upstream = self._pool.dependency.settings.upstream
+        upstream = self._pool.dependency.settings.upstream[0]
         if none_left_for_dependency():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if upstream.unix_path is not None:
@@ -282,9 +282,9 @@ class _Dial:
 
     def _explain(self, error: OSError) -> Refusal:
         if isinstance(error, socket.gaierror):
-            host = self._pool.dependency.settings.upstream.host
+            host = self._pool.dependency.settings.upstream[0].host
             return UpstreamFailure(f"the name {host} of {self._name} does not resolve", "dns_error")
-        if error.errno == errno.EAGAIN and self._pool.dependency.settings.upstream.unix_path is not None:
+        if error.errno == errno.EAGAIN and self._pool.dependency.settings.upstream[0].unix_path is not None:
             return UpstreamFailure(
                 f"{self._name} does not accept: the backlog of its socket is full", "connection_refused"
             )

@@ -135,7 +135,7 @@ class Dependency:
     ) -> None:
         self.settings = settings
         self.name = settings.name
-        authority = settings.upstream.authority.encode("ascii")
+        authority = settings.upstream[0].authority.encode("ascii")
         self.host_line: bytes | None = None if settings.preserve_host else b"\r\nHost: " + authority
         self.prefix = (settings.prefix or "").rstrip("/").encode("ascii")
         self.strip = len(self.prefix) if settings.strip_prefix else 0

@@ -79,7 +79,7 @@ def test_values_are_typed_after_substitution_also_in_quotes(config: Callable[...
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDECAR_TEST_HOST", "api")
     result = load_text('dependencies: {a: {upstream: "http://${SIDECAR_TEST_HOST}"}}')
-    assert result.config.dependencies["a"].upstream.host == "api"
+    assert result.config.dependencies["a"].upstream[0].host == "api"
 
 
 def test_keys_are_not_substituted(report: Callable[..., list[str]]) -> None:

@@ -82,5 +82,5 @@ def test_demo_is_one_dependency_with_short_timeouts() -> None:
     assert config.listen == TcpAddress("127.0.0.1", 21080)
     assert config.metrics.listen == TcpAddress("127.0.0.1", 21090)
     [demo] = config.dependencies.values()
-    assert (demo.name, str(demo.upstream), demo.prefix) == ("demo", "http://127.0.0.1:21180", "/demo")
+    assert (demo.name, str(demo.upstream[0]), demo.prefix) == ("demo", "http://127.0.0.1:21180", "/demo")
     assert (demo.timeout.first_byte, demo.timeout.total) == (2.0, 5.0)

@@ -435,7 +435,7 @@ class Conversation:
         self.dependency = self.pool.dependency
         self.gate = self.dependency.admission.gate
         router: Router[Pool] = Router(
-            (self.pools[name], settings.hosts, settings.prefix, settings.upstream.port)
+            (self.pools[name], settings.hosts, settings.prefix, settings.upstream[0].port)
             for name, settings in config.dependencies.items()
         )
         self.listener = Listener(config.listener, router, None if shared else self.pool, self.deadlines)

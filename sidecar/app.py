@@ -25,13 +25,16 @@ import uvloop
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.config import Address, Config, TcpAddress, UnixAddress
+from sidecar.config import Address, Config, TcpAddress, Tls, UnixAddress
+from sidecar.config import Listener as ListenerKeys
 from sidecar.control.readonly import readonly_application
 from sidecar.errors import StartError
 from sidecar.proxy.answers import make_fallback
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.resolver import Lookup, system_lookup
 from sidecar.proxy.routing import Router
+from sidecar.proxy.tls import TlsContext, listener_context, upstream_context
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
 from sidecar.runtime.vitals import Vitals
@@ -58,9 +61,19 @@ class App:
         config: a valid configuration.
         sink: where lines about requests go; None writes none.
         watchdog: is fed as long as the loop turns.
+        lookup: finds the addresses behind the names of upstreams.
+
+    Raises:
+        StartError: a file of a certificate, key or authority cannot be used.
     """
 
-    def __init__(self, config: Config, sink: LogSink | None = None, watchdog: Watchdog | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        sink: LogSink | None = None,
+        watchdog: Watchdog | None = None,
+        lookup: Lookup = system_lookup,
+    ) -> None:
         self._config = config
         self._sink = sink
         self._watchdog = watchdog
@@ -68,6 +81,9 @@ class App:
         self._vitals = Vitals(self._deadlines)
         self._access_log: AccessLog | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
+        self._lookup = lookup
+        self._tls: list[TlsContext] = []
+        self._upstream_contexts: dict[Tls, TlsContext] = {}
         self._pools: dict[str, Pool] = {}
         self._listeners: list[tuple[Listener, Address]] = []
         self._runners: list[web.BaseRunner] = []
@@ -93,24 +109,42 @@ class App:
                 log=self._access_log,
                 fallback=make_fallback(fallback.status, fallback.headers, fallback.body) if fallback.on else None,
             )
-            self._pools[name] = Pool(dependency, self._deadlines)
+            tls = None
+            if any(upstream.scheme == "https" for upstream in settings.upstream):
+                tls = self._upstream_tls(name, settings.tls)
+            self._pools[name] = Pool(dependency, self._deadlines, self._lookup, tls)
         router: Router[Pool] = Router(
             (
                 self._pools[name],
                 settings.hosts,
                 settings.prefix,
-                None if settings.upstream[0].unix_path is not None else settings.upstream[0].port,
+                [upstream.port for upstream in settings.upstream if upstream.unix_path is None],
             )
             for name, settings in config.dependencies.items()
         )
         if config.listen is not None:
-            self._listeners.append(
-                (Listener(config.listener, router, None, self._deadlines, log=self._access_log), config.listen)
-            )
+            self._listeners.append((self._listener("listener.tls", config.listener, router, None), config.listen))
         for name, settings in config.dependencies.items():
             if settings.listen is not None:
-                listener = Listener(settings.listener, router, self._pools[name], self._deadlines, log=self._access_log)
+                key = f"dependencies.{name}.listener.tls"
+                listener = self._listener(key, settings.listener, router, self._pools[name])
                 self._listeners.append((listener, settings.listen))
+
+    def _listener(self, key: str, keys: ListenerKeys, router: Router[Pool], pool: Pool | None) -> Listener:
+        tls = listener_context(key, keys.tls)
+        if tls is not None:
+            self._tls.append(tls)
+        return Listener(keys, router, pool, self._deadlines, tls=tls, log=self._access_log)
+
+    def _upstream_tls(self, name: str, keys: Tls) -> TlsContext:
+        """The context of a dependency; those with the same files share one, for each holds every CA of the system."""
+        if keys.insecure_skip_verify:
+            log.warning("the certificate of %s is not verified (dependencies.%s.tls.insecure_skip_verify)", name, name)
+        terms = keys.model_copy(update={"server_name": None})
+        if terms not in self._upstream_contexts:
+            self._upstream_contexts[terms] = upstream_context(f"dependencies.{name}.tls", terms)
+            self._tls.append(self._upstream_contexts[terms])
+        return self._upstream_contexts[terms]
 
     def circuit(self, name: str) -> pybreaker.CircuitBreaker:
         """The pybreaker of a dependency, to hang a `pybreaker.CircuitBreakerListener` on.
@@ -135,6 +169,8 @@ class App:
         _raise_descriptor_limit()
         self._deadlines.start(asyncio.get_running_loop())
         self._keep_house()
+        for pool in self._pools.values():
+            pool.start()
         sources = Sources(
             pools=self._pools,
             listeners=[listener for listener, _ in self._listeners],
@@ -164,6 +200,8 @@ class App:
     def _keep_house(self) -> None:
         """What is to be done once a second."""
         self._vitals.sample()
+        for tls in self._tls:
+            tls.refresh()
         if self._watchdog is not None:
             self._watchdog.feed()
         self._housekeeping = asyncio.get_running_loop().call_later(1.0, self._keep_house)

@@ -83,6 +83,10 @@ class Counters:
         budget_exhausted: retries that were not made for want of budget.
         rejections: answers of the sidecar's own, by code.
         client_gone: requests whose client left before the end of the response.
+        dns_failures: lookups of an upstream's name that found nothing.
+        tunnels: that have been set up.
+        tunnel_s: seconds for which those that have ended stood.
+        tunnel_octets: relayed in them, towards the dependency and towards the application.
         in_flight: requests under way, those that wait included.
         request_duration: from the request's head to the end of its response.
         upstream_duration: from the moment when an attempt's request was whole at the upstream to its response head.
@@ -97,6 +101,7 @@ class Counters:
         "budget_exhausted",
         "candidate_transitions",
         "client_gone",
+        "dns_failures",
         "in_flight",
         "open_s",
         "queue_wait",
@@ -105,6 +110,9 @@ class Counters:
         "requests",
         "retries",
         "transitions",
+        "tunnel_octets",
+        "tunnel_s",
+        "tunnels",
         "upstream_duration",
     )
 
@@ -115,6 +123,10 @@ class Counters:
         self.budget_exhausted = 0
         self.rejections: dict[str, int] = dict.fromkeys(REJECTIONS, 0)
         self.client_gone = 0
+        self.dns_failures = 0
+        self.tunnels = 0
+        self.tunnel_s = 0.0
+        self.tunnel_octets = [0, 0]
         self.in_flight = 0
         self.request_duration = Histogram(bounds)
         self.upstream_duration = Histogram(bounds)
@@ -136,6 +148,10 @@ class Counters:
         """
         self.requests[request_index(_METHOD_INDEX.get(method, _OTHER), status, source)] += 1
         self.request_duration.observe(duration_s)
+
+    def count_dns_failure(self) -> None:
+        """Count a lookup that found nothing."""
+        self.dns_failures += 1
 
     def count_attempt(self, outcome: Outcome) -> None:
         """Count one attempt that has ended."""

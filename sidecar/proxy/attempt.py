@@ -6,6 +6,7 @@ from typing import Final
 
 from sidecar.policy.classify import End
 from sidecar.policy.states import Outcome, Permit
+from sidecar.proxy.endpoint import Endpoint
 from sidecar.proxy.headers import trace_id
 from sidecar.runtime.deadlines import NEVER
 from sidecar.runtime.dependency import Dependency
@@ -13,6 +14,7 @@ from sidecar.runtime.dependency import Dependency
 # Bound to the module: cheaper to read than an attribute of an enum.
 _RESPONSE: Final = End.RESPONSE
 _FAILURE: Final = Outcome.FAILURE
+_IGNORED: Final = Outcome.IGNORED
 
 
 class Attempt:
@@ -25,11 +27,12 @@ class Attempt:
 
     Attributes:
         began: when the gate let it in.
+        endpoint: the address that it went to; None before there was a connection.
         sent_at: when its request was whole at the dependency; infinity before.
         status: of its final response head; 0 before.
     """
 
-    __slots__ = ("_dependency", "_observed", "_permit", "began", "sent_at", "status")
+    __slots__ = ("_dependency", "_observed", "_permit", "began", "endpoint", "sent_at", "status")
 
     def __init__(self, dependency: Dependency, permit: Permit, now: float) -> None:
         self._dependency = dependency
@@ -38,6 +41,7 @@ class Attempt:
         if dependency.admission.candidates:
             self._observed = dependency.admission.observe(now)
         self.began = now
+        self.endpoint: Endpoint | None = None
         self.sent_at = NEVER
         self.status = 0
 
@@ -79,6 +83,9 @@ class Attempt:
         classifier = dependency.classifier
         outcome = classifier.of_status(status) if end is _RESPONSE else classifier.outcome(end, status, waited_s)
         dependency.counters.count_attempt(outcome)
+        endpoint = self.endpoint
+        if endpoint is not None and outcome is not _IGNORED:
+            endpoint.judge(outcome is _FAILURE, now)
         if outcome is _FAILURE:
             what: int | str = status if end is _RESPONSE else end.value
             dependency.trips.note_failure(what, waited_s, trace_id(request_block))

@@ -36,7 +36,7 @@ class Dispatcher:
         """
         pool = self._pool
         if head.method == b"CONNECT":
-            if self._router.by_authority(head.target) is None:
+            if self._router.by_tunnel(head.target) is None:
                 raise ForbiddenRoute("no dependency has the host and port that CONNECT asks for")
             raise NotImplementedMethod("CONNECT is not carried yet; use the dependency's URL at this sidecar instead")
         if head.absolute:

@@ -16,6 +16,7 @@ from sidecar.errors import (
     Draining,
     Refusal,
     RequestTimeout,
+    UpstreamFailure,
     UpstreamTimeout,
 )
 from sidecar.policy.classify import End
@@ -218,8 +219,13 @@ class Exchange:
             self._octets = None
         self._sent = True
         attempt = self._attempt
-        if self._request_over and attempt is not None:
-            attempt.sent(now)
+        if attempt is not None:
+            attempt.endpoint = connection.endpoint
+            if self._request_over:
+                attempt.sent(now)
+        own_host = connection.endpoint.own_host
+        if own_host is not None:  # the head has the Host of the first upstream, once, and in front of any body
+            octets = octets.replace(own_host[0], own_host[1], 1)
         connection.begin(self, octets, self.head.method == b"HEAD", self._response_due())
         if not connection.write_blocked:  # which what has just been written may have done
             self._downstream.resume_reading()
@@ -546,3 +552,6 @@ class Exchange:
     def _total_over(self) -> UpstreamTimeout:
         dependency = self.dependency
         return UpstreamTimeout(f"{dependency.name} did not answer within {dependency.total_s:g} s (timeout.total)")
+
+    def on_switch(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+        raise UpstreamFailure("the upstream switched protocols, which nobody asked for", "http_protocol_error")

@@ -14,6 +14,7 @@ from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import Forwarding, trace_id
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
+from sidecar.proxy.tls import TlsContext
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import RequestLog
 from sidecar.runtime.descriptors import too_few_for_application
@@ -44,6 +45,8 @@ class Listener:
         router: for a shared listener and for absolute-form targets.
         pool: the one dependency of a listener of its own, else None.
         deadlines: the process's clock and wheel.
+        tls: where it speaks TLS.
+        log: told of each answer to what was no request for any dependency, if anybody is.
 
     Attributes:
         careless_head: heads up to this many octets cannot exceed any single limit.
@@ -61,14 +64,14 @@ class Listener:
         router: Router[Pool],
         pool: Pool | None,
         deadlines: Deadlines,
-        scheme: str = "http",
+        tls: TlsContext | None = None,
         log: RequestLog | None = None,
     ) -> None:
         self.settings = settings
         self.router = router
         self.pool = pool
         self.deadlines = deadlines
-        self.scheme = scheme
+        self.tls = tls
         self.careless_head = min(
             settings.max_request_line, settings.max_header, settings.max_headers, settings.max_header_count * 4
         )
@@ -131,7 +134,8 @@ class Listener:
             address = peer[0]
         else:  # the name of a Unix peer, as a rule empty; none where a client has left before it could be asked for
             address = _GONE_PEER if peer is None else _UNIX_PEER
-        forwarding = Forwarding(self.settings.forwarded, address, self.scheme, self.settings.trusted_proxies)
+        scheme = "http" if self.tls is None else "https"
+        forwarding = Forwarding(self.settings.forwarded, address, scheme, self.settings.trusted_proxies)
         return Dispatcher(self.router, self.pool, forwarding)
 
     # What aiohttp's ServerRunner calls.

@@ -1,5 +1,8 @@
 """The connections to one dependency: reused last in, first out; made when there is none; never more than allowed.
 
+Where it has several addresses, the one whose turn it is comes first (`policy.ejection`), then a connection to it.
+Addresses that are no longer there are drained: what is idle is closed, what is in use ends with its exchange.
+
 Requests that must wait stand in one queue. There are as many connection attempts under way as requests waiting (and
 the limit allows); whatever becomes free first, a new connection or a returned one, goes to the request that has
 waited longest. So a slow handshake delays nobody for whom a connection came free meanwhile.
@@ -7,22 +10,18 @@ waited longest. So a slow handshake delays nobody for whom a connection came fre
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import os
-import socket
-from typing import Any, Final, Protocol, cast
+from typing import Protocol, cast
 
-from sidecar.errors import ConcurrencyLimited, Overloaded, Refusal, UpstreamFailure, UpstreamTimeout
+from sidecar.errors import ConcurrencyLimited, Refusal
+from sidecar.policy.ejection import Ejection
+from sidecar.proxy.dial import Dial, Wire
+from sidecar.proxy.endpoint import Endpoint
+from sidecar.proxy.resolver import Lookup, Place, Resolver
+from sidecar.proxy.tls import TlsContext
 from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.runtime.deadlines import NEVER, Deadlines
+from sidecar.runtime import policies
+from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
-from sidecar.runtime.descriptors import none_left_for_dependency, too_few_for_dependency
-
-# Ours, not the dependency's: no descriptor, no local port, no memory.
-_LOCAL_ERRORS: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
-)
 
 
 class Waiter(Protocol):
@@ -41,9 +40,13 @@ class Pool:
     Args:
         dependency: whose.
         deadlines: the process's clock and wheel.
+        lookup: finds the addresses behind a name.
+        tls: for connections to an upstream that speaks it.
 
     Attributes:
-        dependency: whose.
+        dependency, tls: as given.
+        resolver: keeps the addresses up to date, from `start` on.
+        ejection: the addresses, and which of them is next.
         replaced: pooled connections that proved dead before a response byte and were replaced silently.
     """
 
@@ -58,13 +61,19 @@ class Pool:
         "_waiting",
         "connect_s",
         "dependency",
+        "ejection",
         "idle_timeout_s",
         "max_age_s",
         "replaced",
+        "resolver",
+        "tls",
     )
 
-    def __init__(self, dependency: Dependency, deadlines: Deadlines) -> None:
+    def __init__(
+        self, dependency: Dependency, deadlines: Deadlines, lookup: Lookup, tls: TlsContext | None = None
+    ) -> None:
         self.dependency = dependency
+        self.tls = tls
         self._deadlines = deadlines
         settings = dependency.settings
         self._max_connections = settings.pool.max_connections
@@ -72,23 +81,32 @@ class Pool:
         self.idle_timeout_s: float = settings.pool.idle_timeout
         self.max_age_s: float = settings.pool.max_age
         self.connect_s: float = settings.timeout.connect
-        self._idle: dict[UpstreamConnection, None] = {}  # ordered: the last is the most recently used
+        self.ejection: Ejection[Endpoint] = Ejection(policies.ejection_settings(settings.ejection), dependency.rng)
+        self.resolver = Resolver(
+            dependency.name,
+            settings.upstream,
+            settings.dns_refresh,
+            lookup,
+            self._use,
+            dependency.counters.count_dns_failure,
+        )
+        self._idle = 0  # connections, at all endpoints together
         self._active: set[UpstreamConnection] = set()
-        self._dials: dict[_Dial, None] = {}
+        self._dials: dict[Dial, None] = {}
         self._waiting: dict[Waiter, None] = {}
         self._closed = False
         self.replaced = 0
 
     def __repr__(self) -> str:
         return (
-            f"<Pool {self.dependency.name} active={len(self._active)} idle={len(self._idle)} "
+            f"<Pool {self.dependency.name} active={len(self._active)} idle={self._idle} "
             f"connecting={len(self._dials)} waiting={len(self._waiting)}>"
         )
 
     @property
     def size(self) -> int:
         """Connections that exist or are being made."""
-        return len(self._active) + len(self._idle) + len(self._dials)
+        return len(self._active) + self._idle + len(self._dials)
 
     @property
     def active(self) -> int:
@@ -98,7 +116,7 @@ class Pool:
     @property
     def idle(self) -> int:
         """Connections kept for reuse."""
-        return len(self._idle)
+        return self._idle
 
     @property
     def saturated(self) -> bool:
@@ -110,12 +128,59 @@ class Pool:
         """Whether more requests wait than connections are being made, because no more may be."""
         return len(self._waiting) > len(self._dials)
 
+    # -- addresses
+
+    def start(self) -> None:
+        """Find out where the dependency is, and keep finding out."""
+        self.resolver.start()
+
+    def _use(self, places: list[Place]) -> None:
+        """These are its addresses from now on."""
+        known = {endpoint.place: endpoint for endpoint in self.ejection.members}
+        present = [known.pop(place) if place in known else self._endpoint(place) for place in places]
+        self.ejection.replace(present, self._deadlines.now)
+        for endpoint in known.values():
+            endpoint.gone = True
+            for connection in list(endpoint.idle):
+                connection.close()
+
+    def _endpoint(self, place: Place) -> Endpoint:
+        dependency, upstream = self.dependency, place.upstream
+        line, own_host = dependency.host_line, None
+        if line is not None and upstream.authority != dependency.settings.upstream[0].authority:
+            own_host = line + b"\r\n", b"\r\nHost: %b\r\n" % upstream.authority.encode("ascii")
+        server_name = (dependency.settings.tls.server_name or upstream.host) if upstream.scheme == "https" else None
+        return Endpoint(place, own_host, server_name, self.ejection)
+
+    # -- connections
+
     def take(self) -> UpstreamConnection | None:
-        """The most recently used idle connection that is still good, or None."""
-        idle = self._idle
+        """An idle connection that is still good, to the address whose turn it is, or None.
+
+        Of that address it is the most recently used one. Where no further connection may be made, any address will do.
+        """
+        if not self._idle:
+            return None
+        now = self._deadlines.now
+        endpoint = self.ejection.pick(now)
+        if endpoint is not None:
+            connection = self._take_from(endpoint, now)
+            if connection is not None:
+                return connection
+        if self._idle and self.saturated:
+            for endpoint in self.ejection.members:
+                connection = self._take_from(endpoint, now)
+                if connection is not None:
+                    return connection
+        return None
+
+    def _take_from(self, endpoint: Endpoint, now: float) -> UpstreamConnection | None:
+        idle = endpoint.idle
         while idle:
             connection, _ = idle.popitem()
-            if connection.deadline > self._deadlines.now and connection.usable:
+            self._idle -= 1
+            if connection.deadline > now and connection.usable:
+                endpoint.busy += 1
                 self._active.add(connection)
                 return connection
             connection.close()
@@ -137,27 +202,40 @@ class Pool:
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """An exchange is done with a connection that can serve another one."""
+        endpoint = connection.endpoint
+        if self._closed or endpoint.gone:
+            connection.close()
+            return
         if self._waiting:
             self._serve(connection)
             return
         self._active.discard(connection)
-        if self._closed or len(self._idle) >= self._max_idle:
+        endpoint.busy -= 1
+        if self._idle >= self._max_idle:
             connection.close()
         else:
-            self._idle[connection] = None
+            endpoint.idle[connection] = None
+            self._idle += 1
 
     def forget(self, connection: UpstreamConnection) -> None:
         """A connection has ended, in whatever state it was."""
-        self._active.discard(connection)
-        self._idle.pop(connection, None)
+        endpoint = connection.endpoint
+        if connection in self._active:
+            self._active.discard(connection)
+            endpoint.busy -= 1
+        elif connection in endpoint.idle:
+            del endpoint.idle[connection]
+            self._idle -= 1
         if self._waiting:
             self._dial_for_waiters()
 
     def close(self) -> None:
         """Close what is idle and give up what is being made; what is in use ends with its exchange."""
         self._closed = True
-        for connection in list(self._idle):
-            connection.close()
+        self.resolver.stop()
+        for endpoint in self.ejection.members:
+            for connection in list(endpoint.idle):
+                connection.close()
         while self._dials:
             dial, _ = self._dials.popitem()
             dial.cancel()
@@ -165,7 +243,6 @@ class Pool:
     def _serve(self, connection: UpstreamConnection) -> None:
         waiter = next(iter(self._waiting))
         del self._waiting[waiter]
-        self._active.add(connection)
         waiter.on_connection(connection)
 
     def _dial_for_waiters(self) -> None:
@@ -173,16 +250,28 @@ class Pool:
             if self.saturated:
                 if not self._idle:
                     return
-                next(iter(self._idle)).close()  # a replacement wants a fresh connection; the oldest makes room
+                self._make_room()
                 continue
-            dial = _Dial(self, self._deadlines)
+            dial = Dial(self, self._deadlines, self._make, self._dialed)
             self._dials[dial] = None
             dial.start()
 
-    def _dialed(self, dial: _Dial, connection: UpstreamConnection | None, refusal: Refusal | None) -> None:
+    def _make_room(self) -> None:
+        """A replacement wants a fresh connection, and no more may be made: the one that idled longest, at the address
+        with the most of them, goes."""
+        endpoint = max(self.ejection.members, key=lambda endpoint: len(endpoint.idle))
+        next(iter(endpoint.idle)).close()
+
+    def _make(self, endpoint: Endpoint) -> Wire:
+        return UpstreamConnection(self, endpoint, self._deadlines)
+
+    def _dialed(self, dial: Dial, wire: Wire | None, refusal: Refusal | None) -> None:
         """A connection attempt that was not given up has ended: with a connection or with a refusal."""
         del self._dials[dial]
-        if connection is not None:
+        if wire is not None:
+            connection = cast("UpstreamConnection", wire)
+            connection.endpoint.busy += 1
+            self._active.add(connection)
             if self._waiting:
                 self._serve(connection)
             else:
@@ -201,98 +290,3 @@ class Pool:
             f"all {self._max_connections} connections to {self.dependency.name} (pool.max_connections) were in use "
             f"for {self.connect_s:g} s (timeout.connect)"
         )
-
-
-class _Dial:
-    """One attempt to connect."""
-
-    __slots__ = ("_connection", "_deadlines", "_pool", "_task", "deadline", "watched")
-
-    def __init__(self, pool: Pool, deadlines: Deadlines) -> None:
-        self._pool = pool
-        self._deadlines = deadlines
-        self._task: asyncio.Task[None] | None = None
-        self._connection: UpstreamConnection | None = None
-        self.deadline = NEVER
-        self.watched = NEVER
-
-    def start(self) -> None:
-        self.deadline = self._deadlines.now + self._pool.connect_s
-        self._deadlines.watch(self)
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def cancel(self) -> None:
-        """End the attempt without a word to the pool. The task may not have run yet, so nothing is left to it."""
-        self._deadlines.forget(self)
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None  # whose exception refers to its frame, and that to this object
-        if self._connection is not None:  # which may be whole, and lost with the task's result
-            self._connection.close()
-            self._connection = None
-
-    def on_deadline(self) -> None:
-        self.cancel()
-        refusal = UpstreamTimeout(
-            f"{self._name} did not accept a connection within {self._pool.connect_s:g} s (timeout.connect)",
-            "connection_timeout",
-        )
-        self._pool._dialed(self, None, refusal)
-
-    async def _run(self) -> None:
-        connection: UpstreamConnection | None = None
-        refusal: Refusal | None = None
-        try:
-            connection = await self._connect()
-        except OSError as error:
-            refusal = self._explain(error)
-        except Exception as error:  # noqa: BLE001  a defect: it is reported, and the waiter does not wait for ever
-            refusal = UpstreamFailure(f"no connection to {self._name}: {error}", "destination_unavailable")
-            context = {"message": f"connecting to {self._name} failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
-        self._deadlines.forget(self)
-        self._connection = None
-        if connection is not None and not connection.usable:
-            connection.close()
-            connection = None
-            refusal = UpstreamFailure(f"{self._name} closed the connection before it answered", "connection_terminated")
-        self._pool._dialed(self, connection, refusal)
-
-    async def _connect(self) -> UpstreamConnection:
-        loop: Any = asyncio.get_running_loop()  # whose types ask for a subclass of asyncio.Protocol
-        upstream = self._pool.dependency.settings.upstream[0]
-        if none_left_for_dependency():
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        if upstream.unix_path is not None:
-            transport, connection = await loop.create_unix_connection(self._make, upstream.unix_path)
-        else:
-            transport, connection = await loop.create_connection(self._make, upstream.host, upstream.port)
-        if too_few_for_dependency(transport):
-            transport.abort()
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return cast("UpstreamConnection", connection)
-
-    def _make(self) -> UpstreamConnection:
-        self._connection = UpstreamConnection(self._pool, self._deadlines)
-        return self._connection
-
-    @property
-    def _name(self) -> str:
-        return self._pool.dependency.name
-
-    def _explain(self, error: OSError) -> Refusal:
-        if isinstance(error, socket.gaierror):
-            host = self._pool.dependency.settings.upstream[0].host
-            return UpstreamFailure(f"the name {host} of {self._name} does not resolve", "dns_error")
-        if error.errno == errno.EAGAIN and self._pool.dependency.settings.upstream[0].unix_path is not None:
-            return UpstreamFailure(
-                f"{self._name} does not accept: the backlog of its socket is full", "connection_refused"
-            )
-        if error.errno in _LOCAL_ERRORS:
-            return Overloaded(f"no connection to {self._name} could be made: {error.strerror} (on this side)")
-        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-            return UpstreamFailure(f"{self._name} cannot be reached: {error.strerror}", "destination_ip_unroutable")
-        if error.errno == errno.ECONNRESET:
-            return UpstreamFailure(f"{self._name} broke the connection before it answered", "connection_terminated")
-        reason = error.strerror or "Connection refused at every address"
-        return UpstreamFailure(f"no connection to {self._name}: {reason}", "connection_refused")

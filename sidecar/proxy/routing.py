@@ -29,45 +29,59 @@ class Router(Generic[Target]):
     """The routes of one listener.
 
     Args:
-        routes: for each target its hosts (`name` or `name:port`), its prefix or None, and the port of its upstream.
+        routes: for each target its hosts (`name` or `name:port`), its prefix or None, and the ports of its upstreams.
     """
 
-    __slots__ = ("_any_port", "_authorities", "_deepest", "_hosts", "_prefixes")
+    __slots__ = ("_any_port", "_authorities", "_deepest", "_hosts", "_prefixes", "_tunnels")
 
-    def __init__(self, routes: Iterable[tuple[Target, Iterable[str], str | None, int | None]]) -> None:
+    def __init__(self, routes: Iterable[tuple[Target, Iterable[str], str | None, Iterable[int]]]) -> None:
         self._hosts: dict[bytes, Target] = {}
         self._any_port: dict[bytes, Target] = {}
         self._authorities: dict[tuple[bytes, int], Target] = {}
+        self._tunnels: dict[tuple[bytes, int], Target] = {}
         self._prefixes: dict[bytes, Target] = {}
-        for target, hosts, prefix, upstream_port in routes:
+        for target, hosts, prefix, upstream_ports in routes:
             for host in hosts:
                 name, port = canonical_host(host.encode("ascii"))
                 if port:
                     self._hosts[name + b":" + port] = target
                     self._authorities[name, int(port)] = target
+                    self._tunnels[name, int(port)] = target
                 else:
                     self._any_port[name] = target
                     self._authorities.setdefault((name, 80), target)
-                    if upstream_port is not None:
+                    for upstream_port in upstream_ports:
                         self._authorities.setdefault((name, upstream_port), target)
+                        self._tunnels.setdefault((name, upstream_port), target)
             if prefix is not None:
                 self._prefixes[prefix.rstrip("/").encode("ascii")] = target
         self._deepest = max((prefix.count(b"/") for prefix in self._prefixes), default=0)
 
     def by_authority(self, authority: bytes) -> Target | None:
-        """The target that an absolute-form or CONNECT target names: host and port must both be configured."""
+        """The target that an absolute-form target names: host and port must both be configured."""
         name, port = canonical_host(authority)
         return self._authorities.get((name, int(port) if port else 80))
 
+    def by_tunnel(self, authority: bytes) -> Target | None:
+        """The target that CONNECT names: host and port must both be configured, or the port be its upstream's own.
+
+        Unlike a request, a tunnel cannot be for the default port and end at another one.
+        """
+        name, port = canonical_host(authority)
+        return self._tunnels.get((name, int(port))) if port else None
+
     def by_host(self, host: bytes) -> Target | None:
-        """The target that a Host field names; an entry without a port matches any, since the port is the sidecar's."""
+        """The target that a Host field names; an entry without a port matches any, since the port is the sidecar's.
+
+        A Host without a port is for the default one, be it of http or of https.
+        """
         name, port = canonical_host(host)
         if port:
             target = self._hosts.get(name + b":" + port)
             if target is not None:
                 return target
         else:
-            target = self._hosts.get(name + b":80")
+            target = self._hosts.get(name + b":80") or self._hosts.get(name + b":443")
             if target is not None:
                 return target
         return self._any_port.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import ssl
 import struct
 import termios
 from typing import TYPE_CHECKING, Final, cast
@@ -12,9 +13,11 @@ from sidecar.errors import Refusal, UpstreamFailure, UpstreamTimeout
 from sidecar.proxy.chunked import ChunkedDecoder, ChunkedError
 from sidecar.proxy.framing import ResponseHead
 from sidecar.proxy.heads import ResponseReader
+from sidecar.proxy.tls import tls_failure
 from sidecar.runtime.deadlines import NEVER, Deadlines
 
 if TYPE_CHECKING:
+    from sidecar.proxy.endpoint import Endpoint
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.pool import Pool
 
@@ -53,9 +56,11 @@ class UpstreamConnection:
 
     Args:
         pool: to which it belongs.
+        endpoint: the address that it goes to.
         deadlines: the process's clock and wheel.
 
     Attributes:
+        endpoint: as given.
         reused: it has served a request before, so the upstream may be closing it this very moment.
         deadline, watched: see `Watched`. While idle, when to close it; while serving, what it waits for.
     """
@@ -69,6 +74,7 @@ class UpstreamConnection:
         "_transport",
         "_write_blocked",
         "deadline",
+        "endpoint",
         "reused",
         "watched",
         # per request
@@ -85,8 +91,9 @@ class UpstreamConnection:
 
     _transport: asyncio.Transport  # from connection_made on, before which nobody has this object
 
-    def __init__(self, pool: Pool, deadlines: Deadlines) -> None:
+    def __init__(self, pool: Pool, endpoint: Endpoint, deadlines: Deadlines) -> None:
         self._pool = pool
+        self.endpoint = endpoint
         self._deadlines = deadlines
         self._born = deadlines.now
         self._write_blocked = False
@@ -199,6 +206,12 @@ class UpstreamConnection:
         if transport is not None:
             transport.abort()
 
+    def detach(self) -> asyncio.Transport:
+        """It goes on as a part of a tunnel, and is none of the pool's any more."""
+        self._exchange = None
+        self._finish()
+        return self._transport
+
     # -- what the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -213,6 +226,8 @@ class UpstreamConnection:
             return
         if exc is None:
             self._fail(self._ended("closed the connection"))
+        elif isinstance(exc, ssl.SSLError):
+            self._fail(tls_failure(self._pool.dependency.name, exc))
         else:
             self._fail(self._ended(f"broke the connection ({exc})"))
 
@@ -297,7 +312,8 @@ class UpstreamConnection:
                 self._begin_body(exchange, head, data[at:])
                 return
             if head.status == 101:
-                raise UpstreamFailure("the upstream switched protocols, which nobody asked for", "http_protocol_error")
+                exchange.on_switch(self, head, data[at:])
+                return
             exchange.on_interim(head)
 
     # -- bodies

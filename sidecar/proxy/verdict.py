@@ -6,6 +6,7 @@ from typing import Final
 
 from sidecar.errors import ConcurrencyLimited, Overloaded, Refusal, UpstreamTimeout
 from sidecar.policy.classify import End
+from sidecar.proxy.tls import is_tls
 
 _MALFORMED: Final = ("http_protocol_error", "http_response_header_section_size")
 
@@ -18,7 +19,7 @@ def without_connection(refusal: Refusal) -> End:
         return End.OWN_REFUSAL
     if isinstance(refusal, UpstreamTimeout):
         return End.CONNECT_TIMEOUT
-    return End.CONNECT_ERROR
+    return End.TLS_ERROR if is_tls(refusal) else End.CONNECT_ERROR
 
 
 def broken(refusal: Refusal, *, dead: bool) -> End:
@@ -32,6 +33,8 @@ def broken(refusal: Refusal, *, dead: bool) -> End:
         return End.IDLE_TIMEOUT
     if dead:
         return End.DEAD_CONNECTION
+    if is_tls(refusal):
+        return End.TLS_ERROR
     if refusal.proxy_error in _MALFORMED:
         return End.MALFORMED
     return End.RESET

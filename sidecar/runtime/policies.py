@@ -9,6 +9,7 @@ from sidecar.policy.breaker import CircuitBreaker
 from sidecar.policy.bucket import TokenBucket, bucket_size
 from sidecar.policy.candidate import Candidate
 from sidecar.policy.classify import Classifier, parse_statuses
+from sidecar.policy.ejection import EjectionSettings
 from sidecar.policy.gate import Gate
 from sidecar.policy.queue import WaitQueue
 from sidecar.policy.retry import RetryBudget, RetrySettings, parse_conditions
@@ -17,7 +18,7 @@ from sidecar.policy.states import BreakerSettings, RateRule, Transition
 
 if TYPE_CHECKING:
     from sidecar.config import Dependency as Settings
-    from sidecar.config.policies import CircuitBreakerTerms, ConcurrencyTerms, RateLimitTerms, Retry
+    from sidecar.config.policies import CircuitBreakerTerms, ConcurrencyTerms, Ejection, RateLimitTerms, Retry
 
 SHADOW = "shadow"
 """The name of the candidate that policies in the mode of that name make up."""
@@ -117,6 +118,11 @@ def _bucket(keys: RateLimitTerms, now: float) -> TokenBucket | None:
 
 def _slots(keys: ConcurrencyTerms) -> Slots | None:
     return None if keys.limit is None else Slots(keys.limit)
+
+
+def ejection_settings(keys: Ejection) -> EjectionSettings:
+    """When an address is passed over."""
+    return EjectionSettings(keys.consecutive_failures, keys.for_, keys.max)
 
 
 def retry_settings(keys: Retry) -> RetrySettings | None:

@@ -26,10 +26,10 @@ def test_host_is_compared_without_case_and_without_the_roots_dot(host: bytes, na
 
 _ROUTER = Router(
     [
-        ("pay", ["pay:8080"], "/pay", 8080),
-        ("orders", ["orders"], None, 9000),
-        ("web", ["web:80", "www:80"], "/", 80),
-        ("six", ["[::1]:8080"], "/pay/v6", 8080),
+        ("pay", ["pay:8080"], "/pay", [8080]),
+        ("orders", ["orders"], None, [9000]),
+        ("web", ["web:80", "www:80"], "/", [80]),
+        ("six", ["[::1]:8080"], "/pay/v6", [8080]),
     ]
 )
 
@@ -97,11 +97,11 @@ def test_longest_prefix_that_ends_at_a_segment_wins(path: bytes, target: str | N
 
 
 def test_without_prefixes_no_path_selects() -> None:
-    assert Router([("a", ["a"], None, 80)]).by_path(b"/a") is None
+    assert Router([("a", ["a"], None, [80])]).by_path(b"/a") is None
 
 
 def test_unix_upstream_has_no_port_to_be_named_by() -> None:
-    router = Router([("a", ["a"], None, None)])
+    router = Router([("a", ["a"], None, [])])
     assert router.by_authority(b"a") == "a"
     assert router.by_authority(b"a:8080") is None
 
@@ -112,7 +112,7 @@ _PATH = st.lists(_SEGMENT, max_size=5).map(lambda segments: "/" + "/".join(segme
 
 @given(st.lists(_PATH, unique_by=lambda path: path.rstrip("/"), max_size=6), _PATH, st.sampled_from(["", "?", "?/a/b"]))
 def test_by_path_is_what_trying_every_prefix_gives(prefixes: list[str], path: str, query: str) -> None:
-    router = Router([(prefix, [], prefix, 80) for prefix in prefixes])
+    router = Router([(prefix, [], prefix, [80]) for prefix in prefixes])
     matching = [prefix for prefix in prefixes if (path + "/").startswith(prefix.rstrip("/") + "/")]
     expected = max(matching, key=lambda prefix: len(prefix.rstrip("/")), default=None)
     assert router.by_path((path + query).encode()) == expected
@@ -125,7 +125,7 @@ _HOSTS = st.builds(
 
 @given(st.lists(_HOSTS, unique=True, max_size=9), _HOSTS, st.booleans())
 def test_by_host_is_what_trying_every_host_gives(hosts: list[str], asked: str, upper: bool) -> None:
-    router = Router([(host, [host], None, 80) for host in hosts])
+    router = Router([(host, [host], None, [80]) for host in hosts])
     name, _, port = asked.rpartition(":") if asked[-1] == "0" else (asked, "", "80")
     exact = next((host for host in hosts if host == f"{name}:{port}"), None)
     expected = exact or next((host for host in hosts if host == name), None)

@@ -428,14 +428,17 @@ class Conversation:
         self.diary: list[tuple[str | None, Transition]] = []
         self.log = StageLog()
         self.rng: Callable[[], float] = lambda: 0.5  # no jitter, and half of every backoff
+        # What a lookup of a name finds: by default the name itself, which `_dial` takes as it is.
+        self.addresses: dict[str, list[str] | BaseException] = {}
         self.pools = {
-            name: Pool(self._dependency(settings), self.deadlines) for name, settings in config.dependencies.items()
+            name: Pool(self._dependency(settings), self.deadlines, self._look_up)
+            for name, settings in config.dependencies.items()
         }
         self.pool = self.pools["payments"]
         self.dependency = self.pool.dependency
         self.gate = self.dependency.admission.gate
         router: Router[Pool] = Router(
-            (self.pools[name], settings.hosts, settings.prefix, settings.upstream[0].port)
+            (self.pools[name], settings.hosts, settings.prefix, [each.port for each in settings.upstream])
             for name, settings in config.dependencies.items()
         )
         self.listener = Listener(config.listener, router, None if shared else self.pool, self.deadlines)
@@ -447,6 +450,22 @@ class Conversation:
         self._hanging: deque[asyncio.Future[None]] = deque()
         self._arriving: deque[Peer] = deque()
         self._peers: list[Peer] = []
+        for pool in self.pools.values():
+            self.do(pool.start)
+            self.do(pool.resolver.stop)  # lookups to come are for `looks_up_again` to make
+
+    async def _look_up(self, host: str, port: int) -> list[str]:
+        found = self.addresses.get(host, [host])
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def looks_up_again(self) -> None:
+        """Every name is looked up once more."""
+        for pool in self.pools.values():
+            with self.loop.running():
+                self.loop.create_task(pool.resolver.look())
+            self.loop.settle()
 
     def _dependency(self, settings: Settings) -> Dependency:
         keys = settings.fallback

@@ -1,0 +1,174 @@
+"""The names of a dependency's upstreams, and the addresses behind them, looked up again and again.
+
+A lookup goes to a thread (getaddrinfo knows /etc/hosts, search domains and whatever else the host is configured with,
+and blocks), so the loop never waits for one; and there is at most one under way for a name, so a resolver that hangs
+takes one thread and no more. What is found stays in force until something else is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from sidecar.config import Upstream
+
+log = logging.getLogger("sidecar.names")
+
+MOST_ADDRESSES: Final = 256
+"""Of one name. Whoever answers for it must not decide how much memory that takes."""
+
+
+class Place(NamedTuple):
+    """Where one connection can go.
+
+    Attributes:
+        upstream: as the configuration names it.
+        ip: an address in text; empty for a Unix socket.
+    """
+
+    upstream: Upstream
+    ip: str
+
+
+class Lookup(Protocol):
+    """Finds the addresses behind a name."""
+
+    def __call__(self, host: str, port: int) -> Awaitable[Sequence[str]]:
+        """Addresses in text, the preferred first.
+
+        Raises:
+            OSError: there are none, or whoever should know does not answer.
+        """
+
+
+async def system_lookup(host: str, port: int) -> list[str]:
+    """What the host's own resolver says, of IPv4 and IPv6."""
+    # Without AI_ADDRCONFIG, which takes ::1 away from localhost where no other interface speaks IPv6.
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class Resolver:
+    """The addresses of one dependency.
+
+    Args:
+        dependency: its name, for the log.
+        upstreams: as the configuration names them.
+        refresh_s: seconds between two lookups of a name.
+        lookup: finds addresses.
+        on_places: told what there is at the start, and again whenever it has changed.
+        on_failure: told of each lookup that failed.
+
+    Attributes:
+        reason: why there are no addresses, where there are none.
+    """
+
+    def __init__(
+        self,
+        dependency: str,
+        upstreams: Sequence[Upstream],
+        refresh_s: float,
+        lookup: Lookup,
+        on_places: Callable[[list[Place]], None],
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._dependency = dependency
+        self._upstreams = upstreams
+        self._refresh_s = refresh_s
+        self._lookup = lookup
+        self._on_places = on_places
+        self._on_failure = on_failure
+        self.reason = "it has not been looked up yet"
+        self._found: dict[Upstream, tuple[str, ...]] = {}  # the last good answer for each; also of what is no name
+        self._failing: set[Upstream] = set()
+        self._told: list[Place] | None = None
+        self._round: asyncio.Task[None] | None = None
+        self._rounds: asyncio.Task[None] | None = None
+        for upstream in upstreams:
+            if upstream.unix_path is not None:
+                self._found[upstream] = ("",)
+            elif is_address(upstream.host):
+                self._found[upstream] = (upstream.host,)
+        self._names = [upstream for upstream in upstreams if upstream not in self._found]
+
+    def start(self) -> None:
+        """Tell what is known already, and begin to look up what is not."""
+        self._tell()
+        if self._names:
+            self._rounds = asyncio.get_running_loop().create_task(self._keep_looking())
+
+    def stop(self) -> None:
+        """Look nothing up any more."""
+        for task in (self._rounds, self._round):
+            if task is not None:
+                task.cancel()
+        self._rounds = self._round = None
+
+    async def look(self) -> None:
+        """Return when the lookup that is under way, or else one that begins now, is over."""
+        if not self._names:
+            return
+        if self._round is None or self._round.done():
+            self._round = asyncio.get_running_loop().create_task(self._look_up_all())
+        await asyncio.wait({self._round})  # which a caller that is cancelled leaves alone
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self._refresh_s)
+
+    async def _look_up_all(self) -> None:
+        await asyncio.gather(*(self._look_up(upstream) for upstream in self._names))
+        self._tell()
+
+    async def _look_up(self, upstream: Upstream) -> None:
+        try:
+            found = await self._lookup(upstream.host, upstream.port)
+            if not found:
+                raise OSError("the answer is empty")
+        except (OSError, UnicodeError) as error:  # the codec for names refuses some before anybody is asked
+            self._failed(upstream, error)
+            return
+        except Exception as error:  # noqa: BLE001  a defect: it is reported, and the next lookup is made all the same
+            context = {"message": f"the lookup of {upstream.host} failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+            self._failed(upstream, error)
+            return
+        self._found[upstream] = tuple(sorted(found[:MOST_ADDRESSES]))
+        if upstream in self._failing:
+            self._failing.discard(upstream)
+            log.info("the name %s of %s resolves again", upstream.host, self._dependency)
+
+    def _failed(self, upstream: Upstream, error: Exception) -> None:
+        self._on_failure()
+        self.reason = str(getattr(error, "strerror", None) or error)
+        if upstream in self._failing:  # said once, not every few seconds
+            return
+        self._failing.add(upstream)
+        known = len(self._found.get(upstream, ()))
+        log.warning(
+            "the name %s of %s does not resolve (%s); %s",
+            upstream.host,
+            self._dependency,
+            self.reason,
+            f"its last {known} good addresses serve on" if known else "no address is known",
+        )
+
+    def _tell(self) -> None:
+        places = [Place(upstream, ip) for upstream in self._upstreams for ip in self._found.get(upstream, ())]
+        if places != self._told:
+            self._told = places
+            self._on_places(places)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an address already, so that nobody need be asked."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

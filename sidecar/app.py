@@ -225,7 +225,7 @@ class App:
 
         The application beside us gets its own SIGTERM at the same time and may still have calls to make, so requests
         are accepted and answered, each with `Connection: close`, until none has come for `drain_idle` and none is
-        under way, or `drain_timeout` is over.
+        under way, or `drain_timeout` is over. A tunnel in which nothing has moved for `drain_idle` is closed.
 
         Args:
             hurry: when set, the drain ends at once.
@@ -241,6 +241,9 @@ class App:
         while loop.time() < over and not hurry.is_set():
             last = max((listener.last_request for listener, _ in self._listeners), default=began)
             busy = sum(listener.in_flight for listener, _ in self._listeners)
+            for listener, _ in self._listeners:
+                listener.close_silent_tunnels(self._config.drain_idle)
+            busy += sum(listener.tunnels for listener, _ in self._listeners)
             quiet = not busy and deadlines.now - max(last, began) >= self._config.drain_idle
             if quiet and not any(listener.flushing for listener, _ in self._listeners):
                 return

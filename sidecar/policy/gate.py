@@ -21,7 +21,8 @@ W = TypeVar("W")
 class Gate(Generic[W]):
     """The policies in front of one dependency.
 
-    Invariant: each permit that `enter` or `next` gave out holds one slot until it is handed to `leave`.
+    Invariant: each permit that `enter` or `next` gave out holds one slot until it is handed to `leave`; one that
+    `enter_tunnel` gave out holds none.
 
     Args:
         breaker: always there; a disabled one refuses nothing.
@@ -77,6 +78,30 @@ class Gate(Generic[W]):
             if self.slots is not None:
                 self.slots.release()
         return permit
+
+    def enter_tunnel(self, now: float) -> Permit | None:
+        """What a tunnel needs, or None; `lack` says why. It has no slot, for it may stand for days, and does not wait.
+
+        Whoever waits for a token comes before it.
+        """
+        self.lack = None
+        if self.breaker.refuses(now):
+            return None
+        bucket = self.bucket
+        if bucket is None:
+            return self.breaker.admit(now)
+        ahead = bool(self.queue.waiting) and self.queue.waits_for is Lack.TOKEN
+        if ahead or not bucket.take(now):
+            self.lack = Lack.TOKEN
+            return None
+        permit = self.breaker.admit(now)
+        if permit is None:
+            bucket.give_back()
+        return permit
+
+    def leave_tunnel(self, permit: Permit, outcome: Outcome, now: float) -> None:
+        """A tunnel that was let in stands, or has failed to; see `leave`."""
+        self.breaker.record(permit, outcome, now)
 
     def wait(self, waiter: W, now: float) -> bool:
         """Stand in the queue, behind `enter`, which has just said what is lacking; False when there is no room."""

@@ -52,6 +52,13 @@ def account_response(
         _write(dependency, head, status, code, attempts, duration_s, waited_s)
 
 
+def account_tunnel(dependency: Dependency, head: RequestHead, status: int, duration_s: float) -> None:
+    """Count a request that has become a tunnel; the tunnel itself is counted, and written down, at its end."""
+    counters = dependency.counters
+    counters.in_flight -= 1
+    counters.count_request(head.method, status, _UPSTREAM, duration_s)
+
+
 def account_refusal(
     dependency: Dependency, head: RequestHead, refusal: Refusal, attempts: int, duration_s: float, waited_s: float
 ) -> Fallback | None:

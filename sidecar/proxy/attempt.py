@@ -28,11 +28,12 @@ class Attempt:
     Attributes:
         began: when the gate let it in.
         endpoint: the address that it went to; None before there was a connection.
+        tunnel: it is to become a tunnel, and has no slot.
         sent_at: when its request was whole at the dependency; infinity before.
         status: of its final response head; 0 before.
     """
 
-    __slots__ = ("_dependency", "_observed", "_permit", "began", "endpoint", "sent_at", "status")
+    __slots__ = ("_dependency", "_observed", "_permit", "began", "endpoint", "sent_at", "status", "tunnel")
 
     def __init__(self, dependency: Dependency, permit: Permit, now: float) -> None:
         self._dependency = dependency
@@ -42,6 +43,7 @@ class Attempt:
             self._observed = dependency.admission.observe(now)
         self.began = now
         self.endpoint: Endpoint | None = None
+        self.tunnel = False
         self.sent_at = NEVER
         self.status = 0
 
@@ -94,4 +96,7 @@ class Attempt:
         if observed is not None:
             self._observed = None
             admission.end_observed(observed, end, status, waited_s, now)
-        admission.leave(permit, outcome, now)
+        if self.tunnel:
+            admission.leave_tunnel(permit, outcome, now)
+        else:
+            admission.leave(permit, outcome, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.errors import ForbiddenRoute, NoRoute, NotImplementedMethod
+from sidecar.errors import ForbiddenRoute, NoRoute
 from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import Forwarding, request_for_upstream
 from sidecar.proxy.pool import Pool
@@ -32,13 +32,15 @@ class Dispatcher:
 
         Raises:
             NoRoute: there is none.
-            NotImplementedMethod: it asks for a tunnel.
         """
         pool = self._pool
         if head.method == b"CONNECT":
-            if self._router.by_tunnel(head.target) is None:
+            named = self._router.by_tunnel(head.target)
+            if named is None or (pool is not None and named is not pool):
                 raise ForbiddenRoute("no dependency has the host and port that CONNECT asks for")
-            raise NotImplementedMethod("CONNECT is not carried yet; use the dependency's URL at this sidecar instead")
+            if named.dependency.tunnels is None:
+                raise ForbiddenRoute(f"tunnels to {named.dependency.name} are switched off (max_tunnels: 0)")
+            return named
         if head.absolute:
             named = self._router.by_authority(head.host or b"")
             if named is None or (pool is not None and named is not pool):

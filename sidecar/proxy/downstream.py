@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import (
@@ -22,12 +21,14 @@ from sidecar.errors import (
 )
 from sidecar.proxy.answers import render, render_options
 from sidecar.proxy.chunked import ChunkedDecoder, ChunkedError
+from sidecar.proxy.connect import ConnectExchange
 from sidecar.proxy.dispatch import Dispatcher
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import max_forwards
 from sidecar.proxy.heads import RequestReader
 from sidecar.proxy.responder import Responder
+from sidecar.proxy.tunnel import NO_LINGER, Tunnel, TunnelEnd
 from sidecar.proxy.upstream import WRITE_BUFFER_HIGH, unsent
 from sidecar.runtime.deadlines import NEVER
 
@@ -49,9 +50,6 @@ _LINGER_S: Final = 2.0
 
 _LINGER_LIMIT: Final = 1 << 20
 """Octets that a client may go on sending meanwhile."""
-
-_NO_LINGER: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER that makes a close a reset."""
 
 
 class DownstreamConnection:
@@ -88,6 +86,7 @@ class DownstreamConnection:
         "_decoder",
         "_exchange",
         "_lingered",
+        "_mistrusted",
         "_remaining",
         "_state",
         "awaits_continue",
@@ -115,6 +114,7 @@ class DownstreamConnection:
         self._exchange: Exchange | None = None
         self._decoder: ChunkedDecoder | None = None
         self._remaining = 0
+        self._mistrusted = False
         self.awaits_continue = False
         self.keep_alive = True
 
@@ -254,8 +254,14 @@ class DownstreamConnection:
         if head.method == b"OPTIONS" and max_forwards(head) == 0:
             self._answer_options(head, rest)
             return
-        exchange = self._exchange = Exchange(self, pool, head, self._deadlines)
         listener.in_flight += 1
+        if head.method == b"CONNECT":
+            self.keep_alive = False  # as above: what follows is no request, whatever the answer
+            exchange: Exchange = ConnectExchange(self, pool, head, self._deadlines)
+        else:
+            exchange = Exchange(self, pool, head, self._deadlines)
+        self._exchange = exchange
+        self._mistrusted = head.upgrade is not None
         if head.chunked:
             self._state = _CHUNKED
             self._decoder = ChunkedDecoder(self._settings.max_headers)
@@ -363,6 +369,10 @@ class DownstreamConnection:
             transport.resume_reading()
             self._set_body_deadline()
 
+    def on_tunnel_over(self, tunnel: Tunnel) -> None:
+        """The tunnel that the connection went on as has ended."""
+        self._listener.on_tunnel_over(tunnel)
+
     def on_exchange_over(
         self, exchange: Exchange, answer: Refusal | None, fallback: Fallback | None, *, cut: bool, request_over: bool
     ) -> None:
@@ -396,6 +406,24 @@ class DownstreamConnection:
         else:
             self._after_response()
 
+    def become_tunnel(self, tunnel: Tunnel) -> tuple[TunnelEnd, bytes]:
+        """Behind the answer that is out, speak HTTP no more.
+
+        Args:
+            tunnel: goes on with the connection.
+
+        Returns:
+            The connection as an end of a tunnel, and octets that it has brought already.
+        """
+        self._exchange = None
+        self._listener.in_flight -= 1
+        self._listener.on_tunnel(tunnel)  # first: it counts as a connection all the time
+        held = self._held
+        self._end()
+        end = TunnelEnd()
+        end.take_over(self._transport, blocked=self._write_blocked, paused=not self._reading)
+        return end, held
+
     @property
     def write_blocked(self) -> bool:
         """Whether the application reads more slowly than is sent to it."""
@@ -412,7 +440,8 @@ class DownstreamConnection:
         return self._half_closed and not self._held
 
     def _after_response(self) -> None:
-        if not self.keep_alive or self._sent_last:
+        # What came behind a request to switch protocols may be of the other one, which has not been agreed to.
+        if not self.keep_alive or self._sent_last or (self._mistrusted and self._held):
             self._linger()
             return
         self._state = _HEAD
@@ -510,7 +539,7 @@ class DownstreamConnection:
     def _reset(self) -> None:
         """End the connection with RST: behind FIN, what has come would pass for the whole response."""
         with contextlib.suppress(OSError, AttributeError):  # no socket any more; a Unix one knows no RST
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self.close()
 
     def _end(self) -> None:

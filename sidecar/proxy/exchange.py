@@ -16,7 +16,6 @@ from sidecar.errors import (
     Draining,
     Refusal,
     RequestTimeout,
-    UpstreamFailure,
     UpstreamTimeout,
 )
 from sidecar.policy.classify import End
@@ -24,15 +23,17 @@ from sidecar.policy.queue import Lack
 from sidecar.policy.retry import IDEMPOTENT, EndedAttempt, RetrySettings
 from sidecar.policy.states import Permit
 from sidecar.proxy import verdict
-from sidecar.proxy.account import account_client_gone, account_refusal, account_response
+from sidecar.proxy.account import account_client_gone, account_refusal, account_response, account_tunnel
 from sidecar.proxy.attempt import Attempt
 from sidecar.proxy.chunked import encode_chunk, encode_end
 from sidecar.proxy.dispatch import Dispatcher
-from sidecar.proxy.framing import RequestHead, ResponseHead
+from sidecar.proxy.framing import RequestHead, ResponseHead, check_switch
+from sidecar.proxy.headers import switching_for_downstream
 from sidecar.proxy.held import HeldResponse
 from sidecar.proxy.pool import Pool
-from sidecar.proxy.refusals import turned_away
+from sidecar.proxy.refusals import no_tunnel_left, turned_away
 from sidecar.proxy.retrying import Retrier
+from sidecar.proxy.tunnel import Tunnel, TunnelEnd
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.runtime.deadlines import NEVER, Deadlines
 
@@ -80,6 +81,7 @@ class Exchange:
         "_waited_s",
         "deadline",
         "watched",
+        "_tunnel_reserved",
         # attempts
         "_attempt",
         "_attempts",
@@ -108,6 +110,7 @@ class Exchange:
 
         self._queued_at = NEVER
         self._waited_s = 0.0
+        self._tunnel_reserved = False
         self.deadline = NEVER
         self.watched = NEVER
 
@@ -151,6 +154,8 @@ class Exchange:
         if limit is not None and self.head.content_length > limit:
             self._finish(End.CLIENT_FAULT, now, self._too_large(limit))
             return
+        if self.head.upgrade is not None and not self._may_switch(now):
+            return
         self._octets = dispatcher.octets(self.head, raw, self._pool)
         permit = admission.enter(now)
         if permit is not None:
@@ -160,6 +165,22 @@ class Exchange:
             self.wait_until(self.total_deadline)
         else:
             self._finish(End.OWN_REFUSAL, now, turned_away(dependency, admission.gate.lack, None, now))
+
+    def enter(self, now: float) -> Permit | None:
+        """Let another attempt in, or none."""
+        return self.dependency.admission.enter(now)
+
+    def _may_switch(self, now: float) -> bool:
+        """Reserve the tunnel that the request may become; where there is none, it is refused."""
+        tunnels = self.dependency.tunnels
+        if tunnels is None:
+            self.head.upgrade = None
+        elif tunnels.take():
+            self._tunnel_reserved = True
+        else:
+            self._finish(End.OWN_REFUSAL, now, no_tunnel_left(self.dependency.name, tunnels.limit))
+            return False
+        return True
 
     def on_admitted(self, permit: Permit, now: float) -> None:
         """The request's turn in the queue has come."""
@@ -185,6 +206,9 @@ class Exchange:
             dependency.budget.deposit()
         self._attempt = Attempt(dependency, permit, now)
         self._attempts += 1
+        self._connect(now)
+
+    def _connect(self, now: float) -> None:
         upstream = self._pool.take()
         if upstream is not None:
             self._send_on(upstream, now)
@@ -439,6 +463,59 @@ class Exchange:
         self.forward(held.head, bytes(held.body), True, bodiless=held.bodiless, trailers=held.trailers)
         self._finish(_RESPONSE, now)
 
+    # -- to become a tunnel
+
+    def on_switch(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+        """The dependency speaks another protocol from now on.
+
+        Args:
+            upstream: on which it has said so.
+            head: its 101.
+            rest: octets of the other protocol that came with it.
+
+        Raises:
+            UpstreamFailure: that is not what it was asked for.
+        """
+        check_switch(self.head, head)
+        now = self._deadlines.read()
+        attempt = self._attempt
+        assert attempt is not None
+        attempt.answered(101, now)
+        self._upstream = None
+        transport, blocked = upstream.detach()
+        end = TunnelEnd()
+        end.take_over(transport, blocked=blocked, paused=False)
+        self._become_tunnel(end, 101, switching_for_downstream(head), rest, now)
+
+    def _become_tunnel(self, upstream: TunnelEnd, status: int, answer: bytes, received: bytes, now: float) -> None:
+        """The last answer on both connections: the exchange is over, and they go on without it.
+
+        Args:
+            upstream: the connection to the dependency.
+            status: of the answer.
+            answer: its octets.
+            received: octets behind it.
+            now: present process time in seconds.
+        """
+        dependency, downstream = self.dependency, self._downstream
+        self._tunnel_reserved = False  # it is the tunnel's now
+        self._response_over = True
+        self._settle(_RESPONSE, now)
+        account_tunnel(dependency, self.head, status, now - self._began)
+        tunnel = Tunnel(
+            dependency,
+            self._deadlines,
+            self.head,
+            status,
+            self._began,
+            self._attempts,
+            self._waited_s,
+            downstream.on_tunnel_over,
+        )
+        downstream.write(answer)
+        end, sent = downstream.become_tunnel(tunnel)
+        tunnel.begin(end, upstream, sent, received)
+
     # -- flow control
 
     def on_upstream_blocked(self) -> None:
@@ -487,9 +564,14 @@ class Exchange:
         self._finish(end, self._deadlines.read(), refusal)
 
     def _finish(self, end: End, now: float, refusal: Refusal | None = None) -> None:
-        """The one end of every exchange: everything is given back, then the application gets its end."""
+        """The one end of every exchange but a tunnel's: everything is given back, then the application gets its end."""
         if self._over:
             return
+        self._settle(end, now)
+        self._account(end, now, refusal)
+
+    def _settle(self, end: End, now: float) -> None:
+        """Give everything back."""
         self._over = True
         if self.deadline != NEVER:
             self._deadlines.forget(self)
@@ -503,7 +585,9 @@ class Exchange:
         attempt = self._attempt
         if attempt is not None:
             attempt.settle(end, self.head.block, now)
-        self._account(end, now, refusal)
+        if self._tunnel_reserved and self.dependency.tunnels is not None:
+            self._tunnel_reserved = False
+            self.dependency.tunnels.release()
 
     def _account(self, end: End, now: float, refusal: Refusal | None) -> None:
         """Close the books on the request, and tell its connection what there is left to say."""
@@ -552,6 +636,3 @@ class Exchange:
     def _total_over(self) -> UpstreamTimeout:
         dependency = self.dependency
         return UpstreamTimeout(f"{dependency.name} did not answer within {dependency.total_s:g} s (timeout.total)")
-
-    def on_switch(self, upstream: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
-        raise UpstreamFailure("the upstream switched protocols, which nobody asked for", "http_protocol_error")

@@ -22,7 +22,8 @@ FORWARDED_PROTO: Final = 10
 FORWARDED_HOST: Final = 11
 FORWARDED: Final = 12
 DATE: Final = 13
-UNDERSCORED: Final = 14  # may be another field's alias to an upstream that maps "-" to "_" (CGI, WSGI)
+UPGRADE: Final = 14  # for the next hop only, unless it is passed on to be agreed to
+UNDERSCORED: Final = 15  # may be another field's alias to an upstream that maps "-" to "_" (CGI, WSGI)
 
 _KIND_BY_NAME: Final[dict[bytes, int]] = {
     b"host": HOST,
@@ -33,7 +34,7 @@ _KIND_BY_NAME: Final[dict[bytes, int]] = {
     b"keep-alive": HOP,
     b"proxy-connection": HOP,
     b"proxy-authorization": HOP,
-    b"upgrade": HOP,
+    b"upgrade": UPGRADE,
     b"http2-settings": HOP,
     b"te": TE,
     b"expect": EXPECT,
@@ -81,15 +82,17 @@ class ConnectionOptions(NamedTuple):
 
     Attributes:
         persist: True for keep-alive, False for close (which wins), None for neither.
+        upgrade: the sender would like to speak another protocol (RFC 9110 section 7.8).
         named: lower-case names of fields that are for the next hop only. Those that frame or route the message are
             left out whatever the sender lists: taking them away on his word would make another message of it.
     """
 
     persist: bool | None
+    upgrade: bool
     named: frozenset[bytes]
 
 
-NO_OPTIONS: Final = ConnectionOptions(None, frozenset())
+NO_OPTIONS: Final = ConnectionOptions(None, False, frozenset())
 
 
 def connection_options(value: bytes) -> ConnectionOptions:
@@ -99,7 +102,8 @@ def connection_options(value: bytes) -> ConnectionOptions:
         return known
     members = tokens(value)
     persist = False if b"close" in members else True if b"keep-alive" in members else None
-    return ConnectionOptions(persist, frozenset(members - _UNSTRIPPABLE - {b"close", b"keep-alive", b"upgrade", b"te"}))
+    named = frozenset(members - _UNSTRIPPABLE - {b"close", b"keep-alive", b"upgrade", b"te"})
+    return ConnectionOptions(persist, b"upgrade" in members, named)
 
 
 # The values that nearly every message has, taken apart once.

@@ -22,6 +22,7 @@ from sidecar.proxy.fields import (
     NO_OPTIONS,
     TE,
     TRANSFER_ENCODING,
+    UPGRADE,
     ConnectionOptions,
     connection_options,
     tokens,
@@ -75,6 +76,7 @@ class RequestHead:
         keep_alive: the application wants the connection to persist.
         options: what Connection says.
         expects_continue: the application waits for 100 before it sends its body.
+        upgrade: the protocols that it would rather speak, and may; None for none.
     """
 
     __slots__ = (
@@ -90,6 +92,7 @@ class RequestHead:
         "method",
         "options",
         "target",
+        "upgrade",
     )
 
     method: bytes
@@ -104,6 +107,7 @@ class RequestHead:
     keep_alive: bool
     options: ConnectionOptions
     expects_continue: bool
+    upgrade: bytes | None
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method.decode('latin-1')} {self.target.decode('latin-1')}>"
@@ -138,6 +142,7 @@ def parse_request_head(raw: bytes, fields: list[Field]) -> RequestHead:
     length: int | None = None
     encodings: list[bytes] | None = None
     connection: bytes | None = None
+    upgrade: bytes | None = None
     expects = False
     for kind, name, value in fields:
         if kind == HOST:
@@ -154,6 +159,8 @@ def parse_request_head(raw: bytes, fields: list[Field]) -> RequestHead:
             encodings = [*(encodings or ()), value]
         elif kind == EXPECT:
             expects = http11 and value.lower() == b"100-continue"
+        elif kind == UPGRADE:
+            upgrade = value if upgrade is None else upgrade + b", " + value
         elif kind == HOP and name.lower() == b"proxy-connection" and b"close" in tokens(value):
             connection = b"close" if connection is None else connection + b",close"  # llhttp heeds it as well
     if method in _FOREIGN_METHODS:
@@ -170,6 +177,7 @@ def parse_request_head(raw: bytes, fields: list[Field]) -> RequestHead:
         head.chunked = True
     head.content_length = length or 0
     head.expects_continue = expects and (head.chunked or head.content_length > 0)
+    head.upgrade = None if upgrade is None else _upgrade(head, upgrade)
     head.absolute = False
     if target[:1] != b"/":  # every other form is rare; llhttp lets an empty one through behind CONNECT
         target, host = _other_form(head, target, host)
@@ -183,6 +191,21 @@ def parse_request_head(raw: bytes, fields: list[Field]) -> RequestHead:
     head.target = target
     head.host = host
     return head
+
+
+def _upgrade(head: RequestHead, protocols: bytes) -> bytes | None:
+    """The protocols that a request may be upgraded to; None where it goes plainly.
+
+    One with a body does: it would have to be read to its end before anything could switch. And so does one that asks
+    for HTTP/2: behind its 101 any number of requests could pass that no policy sees.
+    """
+    if not (head.http11 and head.options.upgrade) or head.chunked or head.content_length or head.method == b"CONNECT":
+        return None
+    names = {token.partition(b"/")[0] for token in tokens(protocols)}
+    return protocols if names and names.isdisjoint(_NO_UPGRADES) else None
+
+
+_NO_UPGRADES: Final = frozenset({b"h2c", b"h2", b"http"})
 
 
 def _check_host(host: bytes) -> None:
@@ -248,6 +271,7 @@ class ResponseHead:
         keep_alive: the upstream lets its connection persist.
         named: lower-case names of further fields that Connection makes hop-by-hop.
         dated: it has a Date.
+        upgrade: the protocol that it switches to; None where it says nothing of one.
     """
 
     __slots__ = (
@@ -261,6 +285,7 @@ class ResponseHead:
         "line",
         "named",
         "status",
+        "upgrade",
     )
 
     status: int
@@ -273,9 +298,23 @@ class ResponseHead:
     keep_alive: bool
     named: frozenset[bytes]
     dated: bool
+    upgrade: bytes | None
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status}>"
+
+
+def check_switch(asked: RequestHead, head: ResponseHead) -> None:
+    """See to it that a 101 switches to what was asked for (RFC 9110 section 15.2.2).
+
+    Raises:
+        UpstreamFailure: nobody asked for it.
+    """
+    if asked.upgrade is None:
+        raise UpstreamFailure("the upstream switched protocols, which nobody asked for", "http_protocol_error")
+    names = tokens(head.upgrade or b"")
+    if not names or not names <= tokens(asked.upgrade):
+        raise UpstreamFailure("the upstream switched to a protocol that was not asked for", "http_protocol_error")
 
 
 _status_lines: dict[bytes, tuple[int, bool, bytes]] = {}
@@ -313,6 +352,7 @@ def parse_response_head(raw: bytes, fields: list[Field]) -> ResponseHead:
     encodings: list[bytes] | None = None
     connection: bytes | None = None
     hop_by_hop: list[bytes] = []
+    upgrade: bytes | None = None
     dated = False
     for kind, name, value in fields:
         if kind == CONTENT_LENGTH:
@@ -327,6 +367,9 @@ def parse_response_head(raw: bytes, fields: list[Field]) -> ResponseHead:
         elif kind == TRANSFER_ENCODING:
             hop_by_hop.append(name)
             encodings = [*(encodings or ()), value]
+        elif kind == UPGRADE:
+            hop_by_hop.append(name)
+            upgrade = value if upgrade is None else upgrade + b", " + value
         elif kind == HOP or kind == TE:
             hop_by_hop.append(name)
             if name.lower() == b"proxy-connection" and b"close" in tokens(value):
@@ -338,6 +381,7 @@ def parse_response_head(raw: bytes, fields: list[Field]) -> ResponseHead:
     head.hop_by_hop = hop_by_hop
     head.content_length = length
     head.dated = dated
+    head.upgrade = upgrade
     options = NO_OPTIONS if connection is None else connection_options(connection)
     head.named = options.named
     head.keep_alive = http11 if options.persist is None else options.persist

@@ -28,6 +28,7 @@ from sidecar.proxy.fields import (
     TE,
     TRANSFER_ENCODING,
     UNDERSCORED,
+    UPGRADE,
     tokens,
 )
 from sidecar.proxy.framing import RequestHead, ResponseHead
@@ -156,7 +157,7 @@ def request_for_upstream(
                 block = replace(block, name, host_line)
             elif head.absolute:
                 block = replace(block, name, b"\r\nHost: %b" % (head.host or b""))
-        elif kind == CONNECTION or kind == HOP:
+        elif kind == CONNECTION or kind == HOP or kind == UPGRADE:
             block = cut(block, name)
         elif kind == TRANSFER_ENCODING:
             block = cut(block, name)
@@ -173,7 +174,9 @@ def request_for_upstream(
             block = replace(block, name, b"\r\nMax-Forwards: %d" % (max_forwards(head) - 1))
     if head.options.named:
         block = without(block, head.options.named)
-    if trailers:
+    if head.upgrade is not None:
+        own += b"\r\nConnection: Upgrade\r\nUpgrade: " + head.upgrade
+    elif trailers:
         own += b"\r\nTE: trailers\r\nConnection: TE"  # RFC 9110 section 10.1.4
     if raw_has_underscore:
         block = _without_aliases(head, block)
@@ -235,6 +238,12 @@ def _without_aliases(head: RequestHead, block: bytes) -> bytes:
         if twin in ALIASED or twin in present:
             block = cut(block, name)
     return block
+
+
+def switching_for_downstream(head: ResponseHead) -> bytes:
+    """The head of a 101 that goes to the application (RFC 9110 section 15.2.2)."""
+    octets = response_for_downstream(head, chunked=False, connection=None)
+    return b"%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (octets[:-2], head.upgrade or b"")
 
 
 def response_for_downstream(head: ResponseHead, chunked: bool, connection: bool | None) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Final
 
 from sidecar.config import Listener as Settings
@@ -11,13 +12,20 @@ from sidecar.errors import ConnectionLimited, Overloaded, Refusal
 from sidecar.proxy.dispatch import Dispatcher
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.framing import RequestHead
+from sidecar.proxy.handshake import Handshake
 from sidecar.proxy.headers import Forwarding, trace_id
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
 from sidecar.proxy.tls import TlsContext
+from sidecar.proxy.tunnel import Tunnel
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import RequestLog
 from sidecar.runtime.descriptors import too_few_for_application
+
+handshake_log = logging.getLogger("sidecar.tls")
+
+_TELL_HANDSHAKE_S: Final = 10.0
+"""How often a failed handshake of a client is told at most; all of them are counted."""
 
 UNROUTED: Final = (
     "NO_ROUTE",
@@ -54,6 +62,7 @@ class Listener:
         keepalive_s: how long a connection may be idle, in seconds.
         in_flight: exchanges under way.
         last_request: process time in seconds of the latest request's head.
+        failed_handshakes: TLS handshakes of clients that came to nothing.
         unrouted: answers to what was no request for any dependency, by code.
         log: told of each of them, if anybody is.
     """
@@ -82,6 +91,10 @@ class Listener:
         self.unrouted: dict[str, int] = dict.fromkeys(UNROUTED, 0)
         self.log = log
         self._connections: set[DownstreamConnection] = set()
+        self._tunnels: set[Tunnel] = set()
+        self._handshakes: set[Handshake] = set()
+        self._tell_handshake_at = 0.0
+        self.failed_handshakes = 0
         self._last_gone = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -89,21 +102,49 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many connections the application has open here."""
-        return len(self._connections)
+        """How many connections the application has open here, those of tunnels included."""
+        return len(self._connections) + len(self._tunnels) + len(self._handshakes)
+
+    @property
+    def tunnels(self) -> int:
+        """How many of them are tunnels."""
+        return len(self._tunnels)
 
     @property
     def flushing(self) -> bool:
         """Whether a part of an answer has yet to leave one of them."""
         return any(connection.flushing for connection in self._connections)
 
-    def __call__(self) -> DownstreamConnection:
-        return DownstreamConnection(self)
+    def __call__(self) -> DownstreamConnection | Handshake:
+        return DownstreamConnection(self) if self.tls is None else Handshake(self, self.tls)
+
+    def admit_handshake(self, handshake: Handshake, transport: asyncio.BaseTransport) -> bool:
+        """Take in a new connection that speaks TLS; False where there is no room for it, or no descriptor."""
+        if self.connections >= self.settings.max_connections or too_few_for_application(transport):
+            self.unrouted["CONNECTION_LIMITED"] += 1
+            return False
+        self._handshakes.add(handshake)
+        self._last_gone.clear()
+        return True
+
+    def on_handshake_over(self, handshake: Handshake) -> None:
+        """A handshake has ended, in whatever way."""
+        self._handshakes.discard(handshake)
+        self._note_last()
+
+    def on_handshake_failed(self, error: OSError) -> None:
+        """A handshake has failed: counted, and told in the log unless that was just done."""
+        self.failed_handshakes += 1
+        now = self.deadlines.now
+        if now >= self._tell_handshake_at:
+            self._tell_handshake_at = now + _TELL_HANDSHAKE_S
+            reason = getattr(error, "reason", None) or error
+            handshake_log.warning("a TLS handshake of a client failed: %s (%d so far)", reason, self.failed_handshakes)
 
     def admit(self, connection: DownstreamConnection, transport: asyncio.BaseTransport) -> Refusal | None:
         """Take in a new connection, or say why it must be turned away."""
         limit = self.settings.max_connections
-        if len(self._connections) >= limit:
+        if self.connections >= limit:
             return ConnectionLimited(f"this listener carries {limit} connections already (listener.max_connections)")
         if too_few_for_application(transport):
             return Overloaded("the sidecar has too few descriptors left for another connection (ulimit -n)")
@@ -114,7 +155,25 @@ class Listener:
     def on_connection_lost(self, connection: DownstreamConnection) -> None:
         """A connection has ended."""
         self._connections.discard(connection)
-        if not self._connections:
+        self._note_last()
+
+    def on_tunnel(self, tunnel: Tunnel) -> None:
+        """A connection is about to go on as a part of a tunnel."""
+        self._tunnels.add(tunnel)
+
+    def on_tunnel_over(self, tunnel: Tunnel) -> None:
+        """A tunnel has ended."""
+        self._tunnels.discard(tunnel)
+        self._note_last()
+
+    def close_silent_tunnels(self, silent_s: float) -> None:
+        """Close the tunnels in which nothing has moved for so many seconds."""
+        for tunnel in list(self._tunnels):
+            if self.deadlines.now - tunnel.last >= silent_s:
+                tunnel.close()
+
+    def _note_last(self) -> None:
+        if not self.connections:
             self._last_gone.set()
 
     def count_unrouted(self, refusal: Refusal, head: RequestHead | None) -> None:
@@ -142,6 +201,8 @@ class Listener:
 
     def pre_shutdown(self) -> None:
         """No further connection is accepted: close those without a request."""
+        for handshake in list(self._handshakes):
+            handshake.close()
         for connection in [connection for connection in self._connections if connection.idle]:
             connection.close()
 
@@ -149,7 +210,8 @@ class Listener:
         """Answer or cut what the drain has left, and close it: each when its client has noticed, all in `timeout`."""
         for connection in list(self._connections):
             connection.end()
-        if self._connections:
+        self.close_silent_tunnels(0.0)
+        if self.connections:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._last_gone.wait(), timeout)
         self.abort()
@@ -157,5 +219,9 @@ class Listener:
 
     def abort(self) -> None:
         """Close every connection at once."""
+        for handshake in list(self._handshakes):
+            handshake.close()
         for connection in list(self._connections):
             connection.close()
+        for tunnel in list(self._tunnels):
+            tunnel.abort()

@@ -33,6 +33,15 @@ def turned_away(dependency: Dependency, lack: Lack | None, waited_s: float | Non
     return _concurrency_limited(dependency, waited_s)
 
 
+def no_tunnel_left(name: str, limit: int) -> Refusal:
+    """The refusal for a tunnel too many."""
+    return ConcurrencyLimited(
+        f"{limit} tunnels to {name} stand or are being set up, and no more may (max_tunnels); "
+        "when one ends is not known",
+        _SLOT_S,
+    )
+
+
 def _rate_limited(dependency: Dependency, waited_s: float | None, now: float) -> Refusal:
     bucket = dependency.admission.gate.bucket
     assert bucket is not None, "a token is lacked only where there is a bucket"

@@ -136,7 +136,7 @@ class Retrier:
         self._failure = None
         now = self._deadlines.read()
         dependency = exchange.dependency
-        permit = dependency.admission.enter(now)
+        permit = exchange.enter(now)
         if permit is not None:
             dependency.counters.retries += 1
             exchange.begin(permit, now)

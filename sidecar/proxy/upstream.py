@@ -206,11 +206,15 @@ class UpstreamConnection:
         if transport is not None:
             transport.abort()
 
-    def detach(self) -> asyncio.Transport:
-        """It goes on as a part of a tunnel, and is none of the pool's any more."""
+    def detach(self) -> tuple[asyncio.Transport, bool]:
+        """It goes on as a part of a tunnel, and is none of the pool's any more.
+
+        Returns:
+            Its transport, and whether the upstream reads more slowly than is sent to it.
+        """
         self._exchange = None
         self._finish()
-        return self._transport
+        return self._transport, self._write_blocked
 
     # -- what the event loop calls
 

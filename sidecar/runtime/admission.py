@@ -64,6 +64,21 @@ class Admission:
             self._arm()
         return permit
 
+    def enter_tunnel(self, now: float) -> Permit | None:
+        """Let a tunnel in, or say in `gate.lack` why not; `leave_tunnel` is its end."""
+        gate = self.gate
+        permit = gate.enter_tunnel(now)
+        if gate.breaker.next_event() < self.deadline:
+            self._arm()
+        return permit
+
+    def leave_tunnel(self, permit: Permit, outcome: Outcome, now: float) -> None:
+        """A tunnel that had got in stands, or has failed to."""
+        gate = self.gate
+        gate.leave_tunnel(permit, outcome, now)
+        if gate.breaker.next_event() < self.deadline:
+            self._arm()
+
     def wait(self, waiter: Waiter, now: float) -> bool:
         """Stand in the queue, right behind `enter`; False when there is no room."""
         if not self.gate.wait(waiter, now):

@@ -39,8 +39,9 @@ class RequestLog(Protocol):
         duration_s: float,
         waited_s: float,
         trace_id: str | None,
+        octets: list[int] | None = None,
     ) -> None:
-        """Write it down."""
+        """Write it down; `octets` are those that a tunnel has relayed, to the dependency and to the application."""
 
 
 class RefusalMemo(NamedTuple):
@@ -82,11 +83,12 @@ class Dependency:
         prefix: what a path must begin with to lose `strip` octets.
         strip: how many octets of the path a route by prefix takes away.
         max_body: octets of request body, or None for no limit.
-        first_byte_s, idle_s, total_s: timeouts in seconds.
+        first_byte_s, idle_s, total_s, tunnel_s: timeouts in seconds.
         admission: who gets in.
         classifier: what the end of an attempt says.
         retry: when to try again; None for never.
         budget: of the retries.
+        tunnels: those that stand or are being set up; None where there may be none.
         counters: what has happened.
         trips: what each opening of the circuit has left behind.
         mirror: its circuit as a pybreaker.
@@ -105,6 +107,7 @@ class Dependency:
         "settings",
         "strip",
         "total_s",
+        "tunnel_s",
         # policies
         "_on_transition",
         "_open_since",
@@ -113,6 +116,7 @@ class Dependency:
         "classifier",
         "retry",
         "rng",
+        "tunnels",
         # what they leave
         "counters",
         "fallback",
@@ -144,6 +148,7 @@ class Dependency:
         self.first_byte_s: float = settings.timeout.first_byte
         self.idle_s: float = settings.timeout.idle
         self.total_s: float = settings.timeout.total
+        self.tunnel_s: float = settings.timeout.tunnel
 
         now = deadlines.read()
         self.rng = rng
@@ -156,6 +161,7 @@ class Dependency:
         self.classifier = policies.classifier(settings.circuit_breaker)
         self.retry = policies.retry_settings(settings.retry)
         self.budget = policies.retry_budget(settings.retry, now)
+        self.tunnels = policies.tunnel_slots(settings)
         self.fallback = fallback
         self.refusal_memo: RefusalMemo | None = None
         gate: Gate[Waiter] = policies.enforced_gate(settings, now, rng, self._moved)

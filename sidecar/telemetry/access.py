@@ -143,6 +143,7 @@ class AccessLog:
         duration_s: float,
         waited_s: float,
         trace_id: str | None,
+        octets: list[int] | None = None,
     ) -> None:
         """Write the line of one request.
 
@@ -158,9 +159,12 @@ class AccessLog:
             duration_s: from the request's head to the end of the answer.
             waited_s: of that, the time in which the request stood in a queue.
             trace_id: of the trace that the request belongs to, if it does.
+            octets: relayed in a tunnel, to the dependency and to the application; None for a request that was none.
         """
         refused = b"" if code is None else b',"code":' + self._word(code)
         traced = b"" if trace_id is None else b',"trace_id":' + encode_basestring_ascii(trace_id).encode("ascii")
+        if octets is not None:
+            traced += b',"bytes_sent":%d,"bytes_received":%d' % (octets[0], octets[1])
         # Put together by hand: to make a dict and json.dumps of it takes more than three times as long.
         line = _LINE % (
             timestamp(self._clock()).encode("ascii"),

@@ -123,6 +123,23 @@ def _connections(pool: Pool, _: float) -> Iterator[Row]:
     yield ("idle",), pool.idle
 
 
+def _addresses(pool: Pool, now: float) -> Iterator[Row]:
+    healthy, ejected = pool.ejection.counts(now)
+    yield ("healthy",), healthy
+    yield ("ejected",), ejected
+
+
+def _tunnels(pool: Pool, _: float) -> Iterator[Row]:
+    tunnels = pool.dependency.tunnels
+    yield (), 0 if tunnels is None else tunnels.in_use
+
+
+def _tunnel_octets(pool: Pool, _: float) -> Iterator[Row]:
+    to_upstream, to_downstream = pool.dependency.counters.tunnel_octets
+    yield ("upstream",), to_upstream
+    yield ("downstream",), to_downstream
+
+
 def _candidate_state(pool: Pool, _: float) -> Iterator[Row]:
     for candidate in pool.dependency.admission.candidates:
         present = candidate.gate.breaker.state
@@ -289,6 +306,42 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("gauge", "sidecar_rate_limit_tokens", (), _tokens, "Tokens in the bucket; absent without a rate limit."),
     Family("gauge", "sidecar_rate_limit_burst", (), _burst, "Capacity of the bucket; absent without a rate limit."),
     Family("gauge", "sidecar_upstream_connections", ("state",), _connections, "Connections to the dependency."),
+    Family(
+        "gauge",
+        "sidecar_upstream_addresses",
+        ("state",),
+        _addresses,
+        "Addresses of the dependency: healthy ones, and those passed over because they fail.",
+    ),
+    Family(
+        "counter",
+        "sidecar_dns_failures_total",
+        (),
+        _one(lambda pool, _: pool.dependency.counters.dns_failures),
+        "Lookups of an upstream's name that found nothing; the last good addresses serve on.",
+    ),
+    Family("gauge", "sidecar_tunnels", (), _tunnels, "Tunnels (CONNECT, WebSocket) that stand or are being set up."),
+    Family(
+        "counter",
+        "sidecar_tunnels_total",
+        (),
+        _one(lambda pool, _: pool.dependency.counters.tunnels),
+        "Tunnels that have been set up.",
+    ),
+    Family(
+        "counter",
+        "sidecar_tunnel_seconds_total",
+        (),
+        _one(lambda pool, _: pool.dependency.counters.tunnel_s),
+        "Seconds for which the tunnels that have ended stood.",
+    ),
+    Family(
+        "counter",
+        "sidecar_tunnel_bytes_total",
+        ("direction",),
+        _tunnel_octets,
+        "Octets relayed in tunnels, towards the dependency (upstream) and the application (downstream).",
+    ),
     Family(
         "gauge",
         "sidecar_candidate_state",

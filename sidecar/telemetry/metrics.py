@@ -126,6 +126,12 @@ class Exposition:
             sum(listener.connections for listener in sources.listeners),
         )
         yield _plain(
+            "counter",
+            "sidecar_tls_handshake_failures_total",
+            "TLS handshakes of applications that came to nothing.",
+            sum(listener.failed_handshakes for listener in sources.listeners),
+        )
+        yield _plain(
             "gauge",
             "sidecar_config_last_reload_successful",
             "1 when the last attempt to load the configuration succeeded, else 0.",

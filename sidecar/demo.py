@@ -97,16 +97,16 @@ def run_demo(config: Config, sink: LogSink | None = None) -> int:
 
 async def _serve(config: Config, sink: LogSink | None) -> int:
     demo = config.dependencies.get("demo")
-    upstream = demo.upstream[0] if demo and len(demo.upstream) == 1 else None
-    if upstream is None or not str(upstream).startswith("http://") or not isinstance(config.listen, TcpAddress):
+    origins = [str(each) for each in demo.upstream] if demo else []
+    if demo is None or not origins[0].startswith("http://") or origins[1:] or not isinstance(config.listen, TcpAddress):
         raise StartError("the demo needs a shared TCP port and a dependency named demo with one http:// upstream")
     runner = web.AppRunner(demo_application(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, upstream.host, upstream.port).start()
+            await web.TCPSite(runner, demo.upstream[0].host, demo.upstream[0].port).start()
         except OSError as error:
-            raise StartError(f"the demo dependency cannot listen on {upstream}: {error.strerror}") from error
+            raise StartError(f"the demo dependency cannot listen on {origins[0]}: {error.strerror}") from error
         url = f"http://{config.listen}{(demo.prefix or '').rstrip('/')}"
         print(_invitation(config, url), flush=True)
         return await serve(App(config, sink))

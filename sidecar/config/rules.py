@@ -1,12 +1,12 @@
 """What must hold between keys: every dependency can be reached, and nothing is claimed twice. And what is
-merely odd. The rules of the policies stand in `policy_rules`."""
+merely odd. The rules of the policies stand in `policy_rules`, those of TLS in `tls_rules`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
 
-from sidecar.config import policy_rules, units
+from sidecar.config import policy_rules, tls_rules, units
 from sidecar.config.addresses import Address, overlap, upstream_hosts
 from sidecar.config.report import Path, Report, dotted, within
 from sidecar.config.schema import Config, Dependency
@@ -37,6 +37,7 @@ def check(config: Config, source: Source, report: Report) -> None:
     _check_routes(config, source, report)
     _check_addresses(config, source, report, wrong)
     _check_buckets(config, source, report)
+    tls_rules.check(config, source, report, wrong)
     for name, dependency in config.dependencies.items():
         listener: Path = ("dependencies", name, "listener")
         if dependency.listen is None and source.has(listener):
@@ -139,3 +140,4 @@ def _warn(config: Config, source: Source, report: Report) -> None:
         if "max_idle" in pool.model_fields_set and pool.max_idle > pool.max_connections:
             report.warning(source.place(path), path, "is more than max_connections, so it is never reached")
     policy_rules.warn(config, source, report)
+    tls_rules.warn(config, source, report)

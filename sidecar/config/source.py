@@ -88,7 +88,8 @@ def _merge(root: Mapping) -> Mapping:
     under: dict[str, tuple[Place, Node]] = {}
     if isinstance(defaults := _child(root, "defaults"), Mapping):
         # Other keys are a mistake in `defaults`; merged, they would be mistakes of every dependency too.
-        under.update({key: entry for key, entry in defaults.entries.items() if key in known_keys(Defaults)})
+        known = known_keys(Defaults)
+        under.update({key: entry for key, entry in defaults.entries.items() if key in known})
     if "listener" in root.entries:
         under["listener"] = root.entries["listener"]
     base = Mapping(dependencies.place, under)

@@ -13,8 +13,11 @@ from sidecar.config.addresses import (
     overlap,
     parse_address,
     parse_host,
+    parse_pem_file,
     parse_prefix,
+    parse_server_name,
     parse_upstream,
+    upstream_hosts,
 )
 from sidecar.config.mistake import Mistake
 
@@ -88,6 +91,7 @@ SOCKET = "must be the absolute path of a socket, as in unix:/run/app.sock"
         ("unix:/a\0b", SOCKET),
         ("unix:/" + "x" * 107, "must be a socket path of at most 107 bytes"),
         ("unix:/" + "é" * 54, "must be a socket path of at most 107 bytes"),
+        ("unix:/\ud800", "must be text that UTF-8 can hold"),
     ],
 )
 def test_address_of_another_form_is_refused(value: object, message: str) -> None:
@@ -104,6 +108,11 @@ def test_address_of_another_form_is_refused(value: object, message: str) -> None
         ("HTTP://payments:80/", Upstream("payments", 80), "payments", "http://payments:80"),
         ("http://[::1]", Upstream("::1", 80), "[::1]", "http://[::1]:80"),
         ("http://[::1]:81", Upstream("::1", 81), "[::1]:81", "http://[::1]:81"),
+        ("http://payments:443", Upstream("payments", 443), "payments:443", "http://payments:443"),
+        ("https://Payments.", Upstream("payments", 443, scheme="https"), "payments", "https://payments:443"),
+        ("HTTPS://payments:443/", Upstream("payments", 443, scheme="https"), "payments", "https://payments:443"),
+        ("https://payments:80", Upstream("payments", 80, scheme="https"), "payments:80", "https://payments:80"),
+        ("https://[::1]", Upstream("::1", 443, scheme="https"), "[::1]", "https://[::1]:443"),
         ("unix:/run/x", Upstream("localhost", 80, "/run/x"), "localhost", "unix:/run/x"),
     ],
 )
@@ -115,7 +124,18 @@ def test_upstream_is_read(text: str, upstream: Upstream, authority: str, written
     assert parse_upstream(written) == upstream
 
 
-BEGIN = "must begin with http:// or unix:/, as in http://payments:8080"
+@given(st.builds(Upstream, hosts, ports.filter(bool), scheme=st.sampled_from(["http", "https"])))
+def test_upstream_survives_being_written_and_leaves_out_the_port_of_its_scheme(upstream: Upstream) -> None:
+    assert parse_upstream(str(upstream)) == upstream
+    assert parse_upstream(f"{upstream.scheme}://{upstream.authority}") == upstream
+
+
+def test_hosts_of_upstreams_are_those_of_origins_each_once() -> None:
+    upstreams = [parse_upstream(text) for text in ("http://b", "unix:/a", "http://a:81", "http://B:80")]
+    assert upstream_hosts(upstreams) == ("b:80", "a:81")
+
+
+BEGIN = "must begin with http://, https:// or unix:/, as in http://payments:8080"
 USER = "must not hold a user or password; let the application send an Authorization header"
 
 
@@ -126,10 +146,9 @@ USER = "must not hold a user or password; let the application send an Authorizat
         ("payments:8080", BEGIN),
         ("ftp://payments", BEGIN),
         ("//payments", BEGIN),
-        (
-            "https://payments",
-            "TLS to the upstream is not supported yet, so name a port that speaks plain http://",
-        ),
+        ("https:payments", BEGIN),
+        ("httpss://payments", BEGIN),
+        (["http://payments"], BEGIN),
         ("http://u:p@payments", USER),
         ("https://u:p@payments", USER),
         ("u:p@payments:80", USER),
@@ -143,6 +162,9 @@ USER = "must not hold a user or password; let the application send an Authorizat
         ("http://:80", HOST),
         ("http://payments:0", "must have a port from 1 to 65535"),
         ("http://payments:", "must have a port from 1 to 65535"),
+        ("https://", HOST),
+        ("https://payments:0", "must have a port from 1 to 65535"),
+        ("https://payments?x", "must end after the host and port; a query belongs to the request"),
         ("unix:x", SOCKET),
     ],
 )
@@ -185,6 +207,94 @@ def test_host_of_another_form_is_refused(value: object, message: str) -> None:
     with pytest.raises(Mistake) as caught:
         parse_host(value)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("API.Example.", "api.example"),
+        ("payments", "payments"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("[::0001]", "::1"),
+    ],
+)
+def test_server_name_is_read_in_normal_form(text: str, name: str) -> None:
+    assert parse_server_name(text) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (5, HOST),
+        (None, HOST),
+        ("", HOST),
+        ("a b", HOST),
+        ("a" * 64, HOST),
+        (".".join(["a" * 50] * 6), HOST),
+        ("*.example", "must be a whole name, which a certificate for *.example.com covers as well"),
+        ("https://api", "must be a name alone, without scheme or path"),
+        ("api/v1", "must be a name alone, without scheme or path"),
+        ("api:443", "must be a name alone, without a port"),
+        ("[::1]:443", "must be a name alone, without a port"),
+        ("1.2.3", "is no valid IPv4 address"),
+        ("[fe80::1%eth0]", "must not name a zone (%) in an IPv6 address"),
+    ],
+)
+def test_server_name_of_another_form_is_refused(value: object, message: str) -> None:
+    with pytest.raises(Mistake) as caught:
+        parse_server_name(value)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "path", ["/a", "/etc/tls/tls.crt", "/a b/../é", "/\udcff", "/" + "x" * 4095, "/" + "é" * 2047 + "x"]
+)
+def test_path_of_a_pem_file_is_kept_as_it_is(path: str) -> None:
+    assert parse_pem_file(path) == path
+
+
+PEM = "must be the absolute path of a PEM file, as in /etc/tls/tls.crt"
+CONTENT = "must be the path of a PEM file, not its content"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, PEM),
+        (5, PEM),
+        (["/a"], PEM),
+        ("", PEM),
+        ("/", PEM),
+        ("tls.crt", PEM),
+        ("./tls.crt", PEM),
+        ("~/tls.crt", PEM),
+        ("file:///tls.crt", PEM),
+        ("/etc/tls/", PEM),
+        ("/a\0b", PEM),
+        ("/" + "x" * 4096, "must be a path of at most 4096 bytes"),
+        ("/" + "é" * 2048, "must be a path of at most 4096 bytes"),
+        ("/\ud800", "must be text that UTF-8 can hold"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE", CONTENT),
+        ("\n  -----BEGIN CERTIFICATE-----", CONTENT),
+    ],
+)
+def test_path_of_a_pem_file_of_another_form_is_refused(value: object, message: str) -> None:
+    with pytest.raises(Mistake) as caught:
+        parse_pem_file(value)
+    assert str(caught.value) == message
+    assert caught.value.show == (message != CONTENT)
+
+
+@given(st.text() | st.text().map("/".__add__))
+def test_path_of_a_pem_file_is_absolute_and_of_bounded_length(text: str) -> None:
+    try:
+        path = parse_pem_file(text)
+    except Mistake:
+        return
+    assert path == text
+    assert path.startswith("/")
+    assert len(path.encode(errors="surrogateescape")) <= 4096
+    assert "\0" not in path
 
 
 @pytest.mark.parametrize("prefix", ["/", "/payments", "/a/b.c/..d", "/%20"])

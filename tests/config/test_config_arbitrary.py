@@ -9,12 +9,12 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import Problem, load_text, policies, schema
-from sidecar.config.section import Section
+from sidecar.config import Problem, load_text, policies, schema, tls
+from sidecar.config.section import Section, known_keys
 from sidecar.errors import ConfigError
 
-SECTIONS = [each for module in (schema, policies) for each in vars(module).values() if isinstance(each, type)]
-KEYS = sorted({name for each in SECTIONS if issubclass(each, Section) for name in each.model_fields})
+SECTIONS = [each for module in (schema, policies, tls) for each in vars(module).values() if isinstance(each, type)]
+KEYS = sorted({name for each in SECTIONS if issubclass(each, Section) for name in known_keys(each)})
 
 scalars = (
     st.none()
@@ -25,6 +25,7 @@ scalars = (
     | st.sampled_from(
         ["http://a", "unix:/a", "5s", "1KiB", ":1", "127.0.0.1:21080", "/a", "append", "${A}", "${B}", "a:80"]
     )
+    | st.sampled_from(["https://a", "https://b:1", "/a.pem", "-----BEGIN", "a.example"])
     | st.sampled_from(["50%", "0%", "100/second", "off", "shadow", "5xx", "100 calls", "GET", "CIRCUIT_OPEN"])
 )
 values = st.recursive(
@@ -41,7 +42,7 @@ values = st.recursive(
 )
 SIGNS = ": |:|- |\n|  |{|}|[|]|,|&a |*a|<<: |? |!!str |!x |!%ff|'|\"|# |---\n|...\n|%YAML 1.1\n|>\n"
 SIGNS += "|\t|@|`|\x00|\ufeff|\u2028"
-WORDS = ["${A}", "${B}", "http://a", "5s", "true", "7", "|\n"]
+WORDS = ["${A}", "${B}", "http://a", "https://a", "/a.pem", "5s", "true", "7", "|\n"]
 fragments = st.sampled_from([*KEYS, *SIGNS.split("|"), *WORDS])
 
 

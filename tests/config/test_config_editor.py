@@ -13,7 +13,7 @@ import yaml
 
 from sidecar.config import json_schema, load_text
 from sidecar.config.schema import Config
-from sidecar.config.section import Section, unwrapped
+from sidecar.config.section import Section, known_keys, unwrapped
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json_schema()
@@ -88,7 +88,7 @@ def test_schema_is_json_of_the_draft_that_editors_know() -> None:
 
 def models(model: type[Section] = Config) -> Iterator[type[Section]]:
     yield model
-    for field in model.model_fields.values():
+    for field in known_keys(model).values():
         annotation, _ = unwrapped(field.annotation)
         inner = get_args(annotation)[1] if get_origin(annotation) is dict else annotation
         if isinstance(inner, type) and issubclass(inner, Section):
@@ -97,15 +97,19 @@ def models(model: type[Section] = Config) -> Iterator[type[Section]]:
 
 def test_schema_has_every_section() -> None:
     assert {model.__name__ for model in models()} == {*SCHEMA["$defs"], "Config"}
-    assert len(SCHEMA["$defs"]) == 22
+    assert len(SCHEMA["$defs"]) == 25
 
 
 @pytest.mark.parametrize("model", sorted(set(models()), key=lambda model: model.__name__))
 def test_every_section_names_its_keys_and_describes_them(model: type[Section]) -> None:
     section = SCHEMA if model is Config else SCHEMA["$defs"][model.__name__]
-    assert set(section["properties"]) == set(model.model_fields) - {"name"}
+    assert set(section["properties"]) == set(known_keys(model)) - {"name"}
     assert section["additionalProperties"] is False
     assert all(len(key["description"]) > 10 for key in section["properties"].values())
+
+
+def test_key_that_is_a_word_of_python_has_its_own_name() -> None:
+    assert [*SCHEMA["$defs"]["Ejection"]["properties"]] == ["consecutive_failures", "for", "max"]
 
 
 def test_defaults_are_as_written_and_fit_their_own_keys() -> None:
@@ -115,6 +119,7 @@ def test_defaults_are_as_written_and_fit_their_own_keys() -> None:
         "first_byte": "5s",
         "idle": "60s",
         "total": "15s",
+        "tunnel": "5m",
     }
     for section in (SCHEMA, *SCHEMA["$defs"].values()):
         for name, key in section["properties"].items():
@@ -150,6 +155,17 @@ def test_defaults_are_as_written_and_fit_their_own_keys() -> None:
             "    expected_latency: 1s\n"
         ),
         "dependencies: {a: {upstream: http://a, candidates: , fallback: {headers: }, queue: }}",
+        (
+            "listener: {tls: {cert: /a/b.pem, key: /a/é, client_ca: /c}}\n"
+            "defaults: {tls: , ejection: , max_tunnels: 0, dns_refresh: 100ms, timeout: {tunnel: 1h}}\n"
+            "dependencies:\n"
+            "  a:\n"
+            "    upstream: [https://a, HTTPS://b:1/]\n"
+            '    tls: {ca_file: /a, cert: "${C:-/c}", key: null, server_name: "[::1]"}\n'
+            "    ejection: {consecutive_failures: null, for: 1ms, max: 0%}\n"
+            '  b: {upstream: [http://b, unix:/b, "${B:-http://c}"], listen: ":1", listener: {tls: {key: null}}}\n'
+            "  c: {upstream: [http://d]}\n"
+        ),
     ],
 )
 def test_what_loads_fits_the_schema(text: str) -> None:
@@ -168,7 +184,27 @@ def test_what_loads_fits_the_schema(text: str) -> None:
             {"dependencies": {"a": {"upstream": "http://a", "name": "a"}}},
             ".dependencies.a: additionalProperties",
         ),
-        ({"dependencies": {"a": {"upstream": "https://a"}}}, ".dependencies.a.upstream: anyOf"),
+        ({"dependencies": {"a": {"upstream": "ftp://a"}}}, ".dependencies.a.upstream: anyOf"),
+        ({"dependencies": {"a": {"upstream": []}}}, ".dependencies.a.upstream: anyOf"),
+        ({"dependencies": {"a": {"upstream": None}}}, ".dependencies.a.upstream: anyOf"),
+        ({"dependencies": {"a": {"upstream": ["http://a", "b"]}}}, ".dependencies.a.upstream: anyOf"),
+        (
+            {"dependencies": {"a": {"upstream": [f"http://a{n}" for n in range(65)]}}},
+            ".dependencies.a.upstream: anyOf",
+        ),
+        (
+            {"dependencies": {"a": {"upstream": "https://a", "tls": {"ca_file": "ca.pem"}}}},
+            ".dependencies.a.tls.ca_file: anyOf",
+        ),
+        (
+            {"dependencies": {"a": {"upstream": "https://a", "tls": {"server_name": "a:443"}}}},
+            ".dependencies.a.tls.server_name: anyOf",
+        ),
+        (
+            {"dependencies": {"a": {"upstream": "http://a", "ejection": {"for_": "1s"}}}},
+            ".dependencies.a.ejection: additionalProperties",
+        ),
+        ({"dependencies": {"a": {"upstream": "http://a", "max_tunnels": -1}}}, ".dependencies.a.max_tunnels: anyOf"),
         ({"dependencies": {"a": {"upstream": "http://a/b"}}}, ".dependencies.a.upstream: anyOf"),
         ({"dependencies": {"a": {"upstream": "http://a", "prefix": "/a/"}}}, ".dependencies.a.prefix: anyOf"),
         (

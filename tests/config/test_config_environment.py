@@ -72,7 +72,7 @@ def test_values_are_typed_after_substitution_also_in_quotes(config: Callable[...
     assert found.listen is None
     assert found.listener.max_connections == 7
     assert found.listener.allow_half_close is True
-    assert str(found.dependencies["a"].upstream) == "http://api:81"
+    assert str(found.dependencies["a"].upstream[0]) == "http://api:81"
     assert found.dependencies["a"].prefix == "/${x}"
 
 

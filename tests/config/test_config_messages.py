@@ -113,9 +113,20 @@ TOP = "dependencies: {a: {upstream: http://a}}\n"
             "defaults: {upstream: http://a}",
             (
                 "defaults.upstream: unknown key; known here are strip_prefix, preserve_host, max_body, "
-                "max_response_head, timeout, pool, rate_limit, concurrency, queue, circuit_breaker, retry, "
-                "fallback, candidates, expected_latency"
+                "max_response_head, timeout, pool, max_tunnels, tls, dns_refresh, ejection, rate_limit, concurrency, "
+                "queue, circuit_breaker, retry, fallback, candidates, expected_latency"
             ),
+        ),
+        ("defaults: {timeout: {tunnel: 0s}}", "defaults.timeout.tunnel: must be at least 1ms, found '0s'"),
+        ("defaults: {timeout: {tunnel: 25h}}", "defaults.timeout.tunnel: must be at most 24h, found '25h'"),
+        ("defaults: {max_tunnels: -1}", "defaults.max_tunnels: must be at least 0, found -1"),
+        ("defaults: {max_tunnels: 65536}", "defaults.max_tunnels: must be at most 65535, found 65536"),
+        ("defaults: {max_tunnels: null}", "defaults.max_tunnels: must be a whole number, found null"),
+        ("defaults: {dns_refresh: 99ms}", "defaults.dns_refresh: must be at least 100ms, found '99ms'"),
+        ("defaults: {dns_refresh: 61m}", "defaults.dns_refresh: must be at most 1h, found '61m'"),
+        (
+            "defaults: {dns_refresh: null}",
+            "defaults.dns_refresh: must be a duration such as 250ms, 5s, 2m or 1h, found null",
         ),
         ("defaults: {pool: {max_idle: -1}}", "defaults.pool.max_idle: must be at least 0, found -1"),
         (
@@ -153,7 +164,10 @@ def test_mistake_at_the_top_is_one_line(text: str, line: str, report: Lines) -> 
         ("a: http://a", "2:6: dependencies.a: must be a mapping, found 'http://a'"),
         (
             "a: {upstream: 5}",
-            ("2:17: dependencies.a.upstream: must begin with http:// or unix:/, as in http://payments:8080, found 5"),
+            (
+                "2:17: dependencies.a.upstream: must begin with http://, https:// or unix:/, as in "
+                "http://payments:8080, found 5"
+            ),
         ),
         (
             "a: {upstream: http://a:b@c}",
@@ -166,9 +180,50 @@ def test_mistake_at_the_top_is_one_line(text: str, line: str, report: Lines) -> 
             "a: {upstream: http://a, name: a}",
             (
                 "2:27: dependencies.a.name: unknown key; known here are strip_prefix, preserve_host, "
-                "max_body, max_response_head, timeout, pool, rate_limit, concurrency, queue, circuit_breaker, retry, "
-                "fallback, candidates, expected_latency, upstream, listen, listener, hosts, prefix"
+                "max_body, max_response_head, timeout, pool, max_tunnels, tls, dns_refresh, ejection, rate_limit, "
+                "concurrency, queue, circuit_breaker, retry, fallback, candidates, expected_latency, upstream, listen, "
+                "listener, hosts, prefix"
             ),
+        ),
+        ("a: {upstream: []}", "2:17: dependencies.a.upstream: must not be empty"),
+        (
+            "a: {upstream: null}",
+            (
+                "2:17: dependencies.a.upstream: must begin with http://, https:// or unix:/, as in "
+                "http://payments:8080, found null"
+            ),
+        ),
+        (
+            "a: {upstream: {http: a}}",
+            (
+                "2:17: dependencies.a.upstream: must begin with http://, https:// or unix:/, as in "
+                "http://payments:8080, found a mapping"
+            ),
+        ),
+        (
+            "a: {upstream: [http://a, b:80]}",
+            (
+                "2:28: dependencies.a.upstream[1]: must begin with http://, https:// or unix:/, as in "
+                "http://payments:8080, found 'b:80'"
+            ),
+        ),
+        (
+            "a: {upstream: [http://a, [http://b]]}",
+            (
+                "2:28: dependencies.a.upstream[1]: must begin with http://, https:// or unix:/, as in "
+                "http://payments:8080, found a list"
+            ),
+        ),
+        (
+            "a: {upstream: [https://a:b@c]}",
+            (
+                "2:18: dependencies.a.upstream[0]: must not hold a user or password; let the application "
+                "send an Authorization header"
+            ),
+        ),
+        (
+            f"a: {{upstream: [{', '.join(f'http://a{n}' for n in range(65))}]}}",
+            "2:17: dependencies.a.upstream: must have at most 64 entries, found 65",
         ),
         ("a: {upstream: http://a, hosts: a}", "2:34: dependencies.a.hosts: must be a list, found 'a'"),
         (
@@ -225,7 +280,7 @@ def test_mistake_at_the_top_is_one_line(text: str, line: str, report: Lines) -> 
         (
             f"a: {{upstream: {'x' * 99}}}",
             (
-                "2:17: dependencies.a.upstream: must begin with http:// or unix:/, as in "
+                "2:17: dependencies.a.upstream: must begin with http://, https:// or unix:/, as in "
                 f"http://payments:8080, found '{'x' * 60}…'"
             ),
         ),

@@ -13,6 +13,7 @@ from sidecar.config import (
     CircuitBreaker,
     Concurrency,
     Config,
+    Ejection,
     FailureRate,
     Fallback,
     HalfOpen,
@@ -52,6 +53,7 @@ def test_defaults_are_a_breaker_and_no_limit(config: Loaded) -> None:
         "budget": Budget.model_construct(ratio=0.2, min_per_second=1.0),
     }
     assert dict(found.fallback) == {"on": (), "methods": ("GET", "HEAD"), "status": 200, "headers": {}, "body": ""}
+    assert dict(found.ejection) == {"consecutive_failures": 5, "for_": 30.0, "max": 0.5}
     assert found.candidates == {}
     assert found.expected_latency is None
 
@@ -74,6 +76,7 @@ def test_written_policies_are_read(config: Loaded) -> None:
         "      abandoned_after: 2s\n"
         "    retry: {attempts: 2, on: [timeout, 5xx], methods: [GET, POST], budget: {ratio: 0%, min_per_second: 0.5}}\n"
         "    fallback: {on: [CIRCUIT_OPEN], status: 503, headers: {Content-Type: text/plain, Age: 5}, body: 7}\n"
+        "    ejection: {consecutive_failures: null, for: 2m, max: 0%}\n"
         "    expected_latency: 20ms\n"
     ).dependencies["a"]
     assert found.rate_limit == RateLimit(mode="shadow", rate="600/minute", burst=20, share=4)
@@ -94,6 +97,8 @@ def test_written_policies_are_read(config: Loaded) -> None:
     fallback: Fallback = found.fallback
     assert (fallback.on, fallback.status, fallback.body) == (("CIRCUIT_OPEN",), 503, "7")
     assert fallback.headers == {"Content-Type": "text/plain", "Age": "5"}
+    ejection: Ejection = found.ejection
+    assert (ejection.consecutive_failures, ejection.for_, ejection.max) == (None, 120.0, 0.0)
     assert found.expected_latency == 0.02
 
 
@@ -252,6 +257,20 @@ LINE = "must be one line of at most 2048 printable ASCII characters, without a s
         ),
         ("fallback: {body: null}", "fallback.body: must be text; put it in quotes, found null"),
         (f"fallback: {{body: {'x' * 65537}}}", "fallback.body: must be at most 64KiB of text, found 65537B"),
+        ("ejection: 30s", "ejection: must be a mapping, found '30s'"),
+        ("ejection: {consecutive_failures: 0}", "ejection.consecutive_failures: must be at least 1, found 0"),
+        (
+            "ejection: {consecutive_failures: 1000001}",
+            "ejection.consecutive_failures: must be at most 1000000, found 1000001",
+        ),
+        ("ejection: {for: 0s}", "ejection.for: must be at least 1ms, found '0s'"),
+        ("ejection: {for: 25h}", "ejection.for: must be at most 24h, found '25h'"),
+        ("ejection: {for: null}", "ejection.for: must be a duration such as 250ms, 5s, 2m or 1h, found null"),
+        ("ejection: {for_: 30s}", "ejection.for_: unknown key, did you mean for?"),
+        ("ejection: {mode: off}", "ejection.mode: unknown key; known here are consecutive_failures, for, max"),
+        ("ejection: {max: 0.5}", f"ejection.max: {PERCENTAGES}, found 0.5"),
+        ("ejection: {max: 101%}", "ejection.max: must be at most 100%, found '101%'"),
+        ("ejection: {max: null}", f"ejection.max: {PERCENTAGES}, found null"),
         ("candidates: []", "candidates: must be a mapping, found a list"),
         ("candidates: {a: 5}", "candidates.a: must be a mapping, found 5"),
         ("candidates: {a: {rate_limit: 5}}", "candidates.a.rate_limit: must be a mapping, found 5"),

@@ -44,6 +44,28 @@ def test_default_host_that_several_have_belongs_to_none(config: Loaded) -> None:
     assert hosts(found) == {"a": (), "b": (), "c": ("api:81",)}
 
 
+def test_hosts_of_all_upstreams_are_the_default(config: Loaded) -> None:
+    found = config(
+        "dependencies:\n"
+        "  a: {upstream: [http://A, unix:/a, 'http://a:81']}\n"
+        "  b: {upstream: [https://a, https://b]}\n"
+        "  c: {upstream: [http://c, http://d, http://e]}\n"
+        "  d: {upstream: [http://d, 'http://e:81'], prefix: /d}\n"
+        "  e: {upstream: http://e, prefix: /e}\n"
+        "  f: {upstream: http://f, hosts: ['e:81', 'f:80']}\n"
+        "  g: {upstream: [unix:/g, unix:/h], prefix: /g}\n"
+    )
+    assert hosts(found) == {
+        "a": ("a:80", "a:81"),
+        "b": ("a:443", "b:443"),
+        "c": ("c:80",),
+        "d": (),
+        "e": (),
+        "f": ("e:81", "f:80"),
+        "g": (),
+    }
+
+
 def test_host_that_is_written_wins_over_one_by_default(config: Loaded) -> None:
     found = config(
         "dependencies:\n  a: {upstream: http://api, prefix: /a}\n  b: {upstream: http://b, hosts: ['api:80']}\n"
@@ -162,11 +184,16 @@ def test_dependency_on_the_shared_port_needs_something_that_selects_it(report: L
         "  d: {upstream: http://d, hosts: []}\n"
         "  e: {upstream: http://e}\n"
         "  f: {upstream: http://f, hosts: ['e:80']}\n"
+        "  g: {upstream: ['http://api:81', 'http://d:81']}\n"
+        "  h: {upstream: ['http://d:81', 'http://api:81'], prefix: /h}\n"
+        "  i: {upstream: [unix:/i, unix:/j]}\n"
     ) == [
         (f"2:3: dependencies.a: nothing can reach it: the host of its upstream is also that of dependencies.b, {end}"),
         f"4:3: dependencies.c: nothing can reach it: nothing selects it, {end}",
         f"5:3: dependencies.d: nothing can reach it: nothing selects it, {end}",
         (f"6:3: dependencies.e: nothing can reach it: the host of its upstream is also that of dependencies.f, {end}"),
+        (f"8:3: dependencies.g: nothing can reach it: the host of its upstream is also that of dependencies.h, {end}"),
+        f"10:3: dependencies.i: nothing can reach it: nothing selects it, {end}",
     ]
 
 
@@ -175,7 +202,7 @@ def test_rules_are_silent_about_keys_that_are_wrong_themselves(report: Lines) ->
         "listen: 21090\n"
         "metrics: {listen: 21080}\n"
         "dependencies:\n"
-        "  a: {upstream: https://api, listen: ':21080', prefix: /a}\n"
+        "  a: {upstream: ftp://api, listen: ':21080', prefix: /a}\n"
         "  b: {upstream: unix:/b, hosts: ['*'], listener: {}}\n"
         "  c: {upstream: http://c, prefix: /a, listen: ':21090'}\n"
         "  d: {upstream: http://d, listen: ':21080'}\n"

@@ -65,9 +65,13 @@ def test_reference_states_the_defaults_in_the_words_of_the_schema() -> None:
 def test_commented_keys_of_the_reference_work_where_they_stand() -> None:
     with_port = UNCOMMENTED.replace("    listen: null", "    listen: ':21101'")
     assert with_port.count("listen: ':21101'") == 1
-    result = load_text(with_port, "f", {})
+    with_tls = with_port.replace("upstream: http://", "upstream: https://")
+    assert with_tls.count("upstream: https://") == 1
+    result = load_text(with_tls, "f", {})
+    assert result.warnings == []
     assert result.config.dependencies["payments"].hosts == ("payments.default.svc.cluster.local:8080",)
     assert result.config.dependencies["payments"].listener == result.config.listener
+    assert result.config.dependencies["payments"].tls == result.config.defaults.tls
 
 
 @pytest.mark.parametrize("text", [REFERENCE, (FOLDER / "demo.yaml").read_text()])

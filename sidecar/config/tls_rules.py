@@ -33,8 +33,7 @@ def warn(config: Config, source: Source, report: Report) -> None:
     """Put into `report` what is odd about the TLS of a configuration without mistakes."""
     for name, dependency in config.dependencies.items():
         path: Path = ("dependencies", name)
-        if dependency.listen is not None:
-            _warn_of_pair((*path, "listener", "tls"), dependency.listener.tls, source, report)
+        _warn_of_pair((*path, "listener", "tls"), dependency.listener.tls, source, report)
         if _is_https(dependency):
             _warn_of_pair((*path, "tls"), dependency.tls, source, report)
             _warn_of_trust((*path, "tls"), dependency, source, report)

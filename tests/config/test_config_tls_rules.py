@@ -182,6 +182,8 @@ def test_upstream_from_a_variable_is_not_shown(report: Lines) -> None:
         "listener: {tls: {cert: c, key: /k, client_ca: /ca}}\ndependencies: {a: {upstream: http://a, listen: ':1'}}",
         "listener: {tls: {cert: , key: k}}\ndependencies: {a: {upstream: http://a}}",
         "dependencies: {a: {upstream: [https://a, x, http://a, https://a], tls: {key: /k}}, b: {upstream: http://b}}",
+        "dependencies: {a: {upstream: [https://a, http://b], tls: {ca_file: /ca}}}",
+        "dependencies: {a: {upstream: http://a, listener: {tls: {key: /k}}}}",
         "dependencies: {a: {upstream: ftp://a, tls: {key: /k}}, b: {upstream: http://b}}",
     ],
 )

@@ -152,7 +152,8 @@ class DownstreamConnection:
 
     def eof_received(self) -> bool:
         """FIN. It cancels requests that are not answered yet, unless half-closed connections are allowed."""
-        if self._settings.allow_half_close and (self._state == _BUSY or (self._state == _HEAD and self._held)):
+        waiting = self._state == _BUSY or (self._state == _HEAD and self._held != b"")
+        if self._settings.allow_half_close and waiting and self._transport.can_write_eof():  # which TLS cannot
             self._half_closed = True
             return True
         if self._exchange is not None:

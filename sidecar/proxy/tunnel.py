@@ -174,7 +174,7 @@ class TunnelEnd:
             return False
         self.eof = True
         other.finish()
-        if not other.eof:
+        if not other.eof and self.transport is not None and self.transport.can_write_eof():
             return True
         self.leave()
         other.leave()

@@ -14,6 +14,7 @@ import pytest
 from sidecar.config import load_text
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.resolver import system_lookup
 from sidecar.proxy.routing import Router
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
@@ -64,29 +65,32 @@ class Plane:
 
     Args:
         dependencies: how many there are; the request is for the last.
+        upstream: of that one, by address.
         keys: of that one.
     """
 
-    def __init__(self, dependencies: int = 1, **keys: Any) -> None:
+    def __init__(self, dependencies: int = 1, upstream: str | list[str] = "http://127.0.0.2:80", **keys: Any) -> None:
         names = [f"d{number}" for number in range(dependencies)]
         document = {
             "dependencies": {
-                name: {"upstream": f"http://{name}:80", "prefix": f"/{name}", **keys} for name in names[:-1]
+                name: {"upstream": "http://127.0.0.1:80", "prefix": f"/{name}", **keys} for name in names[:-1]
             }
-            | {names[-1]: {"upstream": "http://up:80", "prefix": "/small", "strip_prefix": False, **keys}}
+            | {names[-1]: {"upstream": upstream, "prefix": "/small", "strip_prefix": False, **keys}}
         }
         config = load_text(json.dumps(document), environ={}).config
         self.deadlines = Deadlines()
         self._sink = LogSink(os.open(os.devnull, os.O_WRONLY))
         log = AccessLog(self._sink, 0.01, frozenset({"rejected", "5xx", "slow"}), 1.0, random.random)
         self.pools = {
-            name: Pool(Dependency(settings, self.deadlines, log=log), self.deadlines)
+            name: Pool(Dependency(settings, self.deadlines, log=log), self.deadlines, system_lookup)
             for name, settings in config.dependencies.items()
         }
         self.pool = self.pools[names[-1]]
         router: Router[Pool] = Router(
-            (self.pools[name], keys.hosts, keys.prefix, 80) for name, keys in config.dependencies.items()
+            (self.pools[name], keys.hosts, keys.prefix, [80]) for name, keys in config.dependencies.items()
         )
+        for pool in self.pools.values():
+            pool.start()
         self.listener = Listener(config.listener, router, None, self.deadlines, log=log)
         self._client = self.listener()
         self._client.connection_made(Nowhere())
@@ -95,9 +99,11 @@ class Plane:
     def _connect(self) -> Any:
         from sidecar.proxy.upstream import UpstreamConnection
 
-        connection = UpstreamConnection(self.pool, self.deadlines)
+        endpoint = self.pool.ejection.members[0]
+        connection = UpstreamConnection(self.pool, endpoint, self.deadlines)
         connection.connection_made(Nowhere())
         connection.park()
+        endpoint.busy += 1
         self.pool.give_back(connection)
         return connection
 

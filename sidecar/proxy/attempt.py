@@ -14,7 +14,6 @@ from sidecar.runtime.dependency import Dependency
 # Bound to the module: cheaper to read than an attribute of an enum.
 _RESPONSE: Final = End.RESPONSE
 _FAILURE: Final = Outcome.FAILURE
-_IGNORED: Final = Outcome.IGNORED
 
 
 class Attempt:
@@ -86,8 +85,8 @@ class Attempt:
         outcome = classifier.of_status(status) if end is _RESPONSE else classifier.outcome(end, status, waited_s)
         dependency.counters.count_attempt(outcome)
         endpoint = self.endpoint
-        if endpoint is not None and outcome is not _IGNORED:
-            endpoint.judge(outcome is _FAILURE, now)
+        if endpoint is not None and (outcome is _FAILURE or endpoint.failures or endpoint.times):
+            endpoint.judge(outcome, now)
         if outcome is _FAILURE:
             what: int | str = status if end is _RESPONSE else end.value
             dependency.trips.note_failure(what, waited_s, trace_id(request_block))

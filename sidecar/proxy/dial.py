@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.config import Upstream
 from sidecar.errors import Overloaded, Refusal, UpstreamFailure, UpstreamTimeout
+from sidecar.policy.states import Outcome
 from sidecar.proxy.endpoint import Endpoint
 from sidecar.proxy.tls import tls_failure
 from sidecar.runtime.deadlines import NEVER, Deadlines
@@ -144,7 +145,7 @@ class Dial:
         failed = self._endpoint
         self._leave_endpoint()
         if failed is not None:
-            failed.judge(True, self._deadlines.now)
+            failed.judge(Outcome.FAILURE, self._deadlines.now)
             if len(self._tried) < MOST_ADDRESSES:
                 another = self._next()
                 if another is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.policy.ejection import Ejection, Member
+from sidecar.policy.states import Outcome
 from sidecar.proxy.resolver import Place
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ class Endpoint(Member):
         out = " ejected" if self.ejected else ""
         return f"<Endpoint {self}{out} busy={self.busy} idle={len(self.idle)}>"
 
-    def judge(self, failed: bool, now: float) -> None:
-        """An attempt that went to it has ended, in success or failure."""
-        if failed:
+    def judge(self, outcome: Outcome, now: float) -> None:
+        """An attempt that went to it has ended. A success need not be told where no failure came before."""
+        if outcome is Outcome.FAILURE:
             self._ejection.failed(self, now)
-        elif self.failures or self.times:
+        elif outcome is Outcome.SUCCESS:
             self._ejection.succeeded(self, now)
 
     def __str__(self) -> str:

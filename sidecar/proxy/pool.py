@@ -58,6 +58,7 @@ class Pool:
         "_idle",
         "_max_connections",
         "_max_idle",
+        "_single",
         "_waiting",
         "connect_s",
         "dependency",
@@ -90,6 +91,7 @@ class Pool:
             self._use,
             dependency.counters.count_dns_failure,
         )
+        self._single: Endpoint | None = None  # the one address, where there is but one
         self._idle = 0  # connections, at all endpoints together
         self._active: set[UpstreamConnection] = set()
         self._dials: dict[Dial, None] = {}
@@ -139,6 +141,7 @@ class Pool:
         known = {endpoint.place: endpoint for endpoint in self.ejection.members}
         present = [known.pop(place) if place in known else self._endpoint(place) for place in places]
         self.ejection.replace(present, self._deadlines.now)
+        self._single = present[0] if len(present) == 1 else None
         for endpoint in known.values():
             endpoint.gone = True
             for connection in list(endpoint.idle):
@@ -162,7 +165,7 @@ class Pool:
         if not self._idle:
             return None
         now = self._deadlines.now
-        endpoint = self.ejection.pick(now)
+        endpoint = self._single or self.ejection.pick(now)
         if endpoint is not None:
             connection = self._take_from(endpoint, now)
             if connection is not None:

@@ -323,7 +323,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("gauge", "sidecar_tunnels", (), _tunnels, "Tunnels (CONNECT, WebSocket) that stand or are being set up."),
     Family(
         "counter",
-        "sidecar_tunnels_total",
+        "sidecar_tunnels_opened_total",
         (),
         _one(lambda pool, _: pool.dependency.counters.tunnels),
         "Tunnels that have been set up.",

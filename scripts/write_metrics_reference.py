@@ -14,6 +14,7 @@ from scripts import generated
 from sidecar.config import load_text
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.resolver import system_lookup
 from sidecar.proxy.routing import Router
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
@@ -40,7 +41,9 @@ def exposition() -> Exposition:
     """What is exposed with `EVERYTHING`, by a sidecar that has just started."""
     config = load_text(EVERYTHING, environ={}).config
     deadlines = Deadlines()
-    pools = {name: Pool(Dependency(keys, deadlines), deadlines) for name, keys in config.dependencies.items()}
+    pools = {
+        name: Pool(Dependency(keys, deadlines), deadlines, system_lookup) for name, keys in config.dependencies.items()
+    }
     router: Router[Pool] = Router([])
     listener = Listener(config.listener, router, None, deadlines)
     return Exposition(Sources(pools, [listener], deadlines, Vitals(deadlines), "0", "0", 0.0))

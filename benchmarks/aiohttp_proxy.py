@@ -1,13 +1,15 @@
 """A reverse proxy of aiohttp's own server and client: what most people would write first.
 
 It streams both bodies, strips hop-by-hop headers and pools its upstream connections. It has no policies.
-Run as `python -m benchmarks.aiohttp_proxy LISTEN_PORT UPSTREAM_PORT`.
+Run as `python -m benchmarks.aiohttp_proxy LISTEN_PORT UPSTREAM_PORT [CA_FILE SERVER_NAME]`; with a CA the upstream
+speaks TLS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import sys
 
 import uvloop
@@ -41,9 +43,10 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 class Proxy:
     """The handler of a `web.Server`."""
 
-    def __init__(self, session: ClientSession, upstream_port: int) -> None:
+    def __init__(self, session: ClientSession, base: str, server_name: str | None) -> None:
         self._session = session
-        self._base = f"http://127.0.0.1:{upstream_port}"
+        self._base = base
+        self._server_name = server_name
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Forwards one request and streams the answer back."""
@@ -54,6 +57,7 @@ class Proxy:
                 headers=_end_to_end(request.headers),
                 data=request.content if request.body_exists else None,
                 allow_redirects=False,
+                server_hostname=self._server_name,
             )
         except ClientError as error:
             return web.Response(status=502, text=str(error))
@@ -68,22 +72,27 @@ class Proxy:
             return answer
 
 
-async def serve(port: int, upstream_port: int) -> None:
+async def serve(port: int, upstream_port: int, ca_file: str | None = None, server_name: str | None = None) -> None:
     """Serves on the loopback until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     session = ClientSession(
-        connector=TCPConnector(limit=0, keepalive_timeout=600),
+        connector=TCPConnector(
+            limit=0,
+            keepalive_timeout=600,
+            ssl=True if ca_file is None else ssl.create_default_context(cafile=ca_file),
+        ),
         cookie_jar=DummyCookieJar(),
         timeout=ClientTimeout(total=None, sock_connect=1, sock_read=60),
         # The answer's bytes are the client's business.
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
     )
+    base = f"{'http' if ca_file is None else 'https'}://127.0.0.1:{upstream_port}"
     async with session:
-        server = web.Server(Proxy(session, upstream_port).handle, access_log=None)
+        server = web.Server(Proxy(session, base, server_name).handle, access_log=None)
         runner = web.ServerRunner(server)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port, shutdown_timeout=0.5, backlog=1024).start()
@@ -92,4 +101,4 @@ async def serve(port: int, upstream_port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2])))
+    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.configs import BODY_FILE_HEADER, PROBE_HEADER, SEEN_HEADER, UPLOAD_PATH
+from benchmarks.configs import BODY_FILE_HEADER, CIPHER_SUITE, PROBE_HEADER, SEEN_HEADER, UPLOAD_PATH, Upstream
 from benchmarks.workloads import TRACEPARENT, Workload
 
 
@@ -41,24 +41,34 @@ def _ask(connection: http.client.HTTPConnection, workload: Workload, path: str) 
     return _Answer(body, seen[1:], response.getheader(BODY_FILE_HEADER, ""), response.will_close)
 
 
-def check(workload: Workload, port: int, upstream_port: int, proxy_ports: Callable[[], set[int]] | None) -> None:
+def _connect(port: int, upstream: Upstream | None) -> http.client.HTTPConnection:
+    """A connection to a proxy, or to the upstream, which may speak TLS."""
+    context = None if upstream is None else upstream.context()
+    if context is None:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+
+
+def check(workload: Workload, port: int, upstream: Upstream, proxy_ports: Callable[[], set[int]] | None) -> None:
     """Sends a few plain requests through the proxy and compares them with the direct answer.
 
     Checked: status 200; the body octet by octet; that the upstream saw this very request, with its headers,
-    over HTTP/1.1, from a port that belongs to the proxy's process; keep-alive on both sides; for a workload
-    with a body, that the upstream got its every octet.
+    over HTTP/1.1, from a port that belongs to the proxy's process; keep-alive on both sides, or, where the
+    upstream closes, a connection for each request; over TLS, its version and cipher suite, and that no session was
+    resumed; for a workload with a body, that the upstream got its every octet.
 
     Args:
         workload: What to send.
         port: The proxy's port on the loopback.
-        upstream_port: The upstream's.
+        upstream: What it forwards to.
         proxy_ports: The local ports of the proxy's connections; None where there is no proxy between.
 
     Raises:
         CheckError: The first thing that is wrong.
     """
-    direct_connection = http.client.HTTPConnection("127.0.0.1", upstream_port, timeout=5)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    direct_connection = _connect(upstream.port, upstream)
+    connection = _connect(port, upstream if proxy_ports is None else None)
+    tls_wanted = "//" if upstream.trust is None else f"TLSv1.3/{CIPHER_SUITE}/."
     try:
         direct = _ask(direct_connection, workload, workload.path)
         if len(direct.body) != workload.answer_bytes:
@@ -69,15 +79,19 @@ def check(workload: Workload, port: int, upstream_port: int, proxy_ports: Callab
             answer = _ask(connection, workload, workload.path)
             if answer.body != direct.body:
                 raise CheckError(f"body differs: {len(answer.body)} bytes, direct {len(direct.body)}")
-            if answer.will_close:
+            if answer.will_close and (proxy_ports is not None or not workload.upstream_closes):
                 raise CheckError("the proxy closes the client's connection")
-            port_seen, requests_seen, protocol, traceparent = answer.seen
+            port_seen, requests_seen, protocol, traceparent, tls = answer.seen
             if protocol != "HTTP/1.1" or traceparent != TRACEPARENT:
                 raise CheckError(f"the upstream saw {protocol}, traceparent {traceparent!r}")
-            if proxy_ports is not None and int(port_seen) not in proxy_ports():
+            if tls != tls_wanted:
+                raise CheckError(f"the upstream saw TLS {tls}, not {tls_wanted}")
+            # A connection that the upstream has closed is nobody's any more.
+            closed = workload.upstream_closes
+            if proxy_ports is not None and not closed and int(port_seen) not in proxy_ports():
                 raise CheckError("the upstream's connection is not the proxy's")
             reused = reused or int(requests_seen) > 1
-        if not reused:
+        if not reused and not workload.upstream_closes:
             raise CheckError("the proxy opens an upstream connection per request")
         if workload.body:
             _check_upload(connection, workload)

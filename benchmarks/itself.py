@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from benchmarks import configs, measure, wrk
+from benchmarks.configs import Upstream
 from benchmarks.measure import Cores, Spawned
 from benchmarks.peers import PEERS, ROOT, InterpretedSidecar, Sidecar, UnavailableError, nginx_launch
 from benchmarks.profiles import POLICIES
@@ -45,7 +46,7 @@ MANY = 500
 
 def document(port: int, metrics_port: int, upstream_port: int, dependencies: int) -> dict[str, Any]:
     """A configuration with all policies on, and as many dependencies of which the last is asked."""
-    config: dict[str, Any] = yaml.safe_load(configs.sidecar(port, metrics_port, upstream_port, POLICIES))
+    config: dict[str, Any] = yaml.safe_load(configs.sidecar(port, metrics_port, Upstream(upstream_port), POLICIES))
     bench = config["dependencies"]["bench"]
     bench["circuit_breaker"] |= {"failure_statuses": [404], "open_for": "1h", "max_open_for": "1h"}
     bench["circuit_breaker"]["consecutive_failures"] = 1

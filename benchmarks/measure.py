@@ -6,9 +6,10 @@ import contextlib
 import os
 import resource
 import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -158,21 +159,32 @@ class Spawned:
                 ports |= {c.laddr.port for c in process.net_connections(kind="tcp") if c.laddr}
         return ports
 
-    def wait_answer(self, port: int, path: str, timeout_s: float = 20.0) -> float:
-        """Asks until the answer is 200; returns the seconds since the command was given (1 ms steps).
+    def wait_answer(
+        self,
+        port: int,
+        path: str,
+        statuses: Collection[int] = (200,),
+        tls: ssl.SSLContext | None = None,
+        timeout_s: float = 20.0,
+    ) -> float:
+        """Asks until the answer has one of the statuses; returns the seconds since the command was given (1 ms steps).
 
         Raises:
             StartError: It ended, or `timeout_s` passed.
         """
+        status = None
         deadline = self.started_at + timeout_s
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode()
         while time.perf_counter() < deadline:
             if not self.alive:
                 raise StartError(f"ended with {self._process.returncode} before it answered{self.last_words()}")
-            if _answers_200(port, request):
+            status = _status(port, request, tls)
+            if status in statuses:
                 return time.perf_counter() - self.started_at
             time.sleep(0.001)
-        raise StartError(f"did not answer {path} with 200 within {timeout_s:.0f} s{self.last_words()}")
+        wanted = " or ".join(map(str, statuses))
+        found = "" if status is None else f", but with {status}"
+        raise StartError(f"did not answer {path} with {wanted} within {timeout_s:.0f} s{found}{self.last_words()}")
 
     def last_words(self) -> str:
         """The end of its output, as the rest of a message."""
@@ -196,13 +208,21 @@ class Spawned:
                 orphan.kill()
 
 
-def _answers_200(port: int, request: bytes) -> bool:
+def _status(port: int, request: bytes, tls: ssl.SSLContext | None) -> int | None:
+    """The status of the answer, or None where there was none."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            connection.sendall(request)
-            return connection.recv(64).startswith(b"HTTP/1.1 200")
+        # HAProxy takes three seconds to give an upstream up.
+        with socket.create_connection(("127.0.0.1", port), timeout=5.0) as connection:
+            if tls is None:
+                connection.sendall(request)
+                head = connection.recv(64)
+            else:
+                with tls.wrap_socket(connection, server_hostname="127.0.0.1") as secured:
+                    secured.sendall(request)
+                    head = secured.recv(64)
     except OSError:
-        return False
+        return None
+    return int(head[9:12]) if head.startswith(b"HTTP/1.1 ") and head[9:12].isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks import configs
+from benchmarks.configs import Upstream
 from benchmarks.measure import free_ports
-from benchmarks.profiles import BARE, POLICIES, Profile
+from benchmarks.profiles import BARE, POLICIES, TLS, Profile
 from benchmarks.workloads import SMALL_GET
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,7 @@ class Launch:
         ready_port: Where it tells that it is ready.
         ready_path: What to ask there; 200 means ready.
         env: Added to the environment.
+        scheme: What wrk speaks to it; https only for "no proxy", where the upstream does.
     """
 
     command: tuple[str, ...]
@@ -48,6 +50,7 @@ class Launch:
     ready_port: int
     ready_path: str = SMALL_GET.path
     env: Mapping[str, str] = field(default_factory=dict)
+    scheme: str = "http"
 
 
 class Peer(ABC):
@@ -55,7 +58,7 @@ class Peer(ABC):
 
     name: ClassVar[str]
     label: ClassVar[str]
-    profiles: ClassVar[frozenset[str]] = frozenset({BARE.name})
+    profiles: ClassVar[frozenset[str]] = frozenset({BARE.name, TLS.name})
 
     @abstractmethod
     def prepare(self) -> str:
@@ -66,7 +69,7 @@ class Peer(ABC):
         """
 
     @abstractmethod
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
         """Writes the configuration into `folder` and says how to start it."""
 
 
@@ -75,13 +78,13 @@ class Direct(Peer):
 
     name = "direct"
     label = "(no proxy)"
-    profiles = frozenset({BARE.name, POLICIES.name})
+    profiles = frozenset({BARE.name, POLICIES.name, TLS.name})
 
     def prepare(self) -> str:
         return ""
 
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
-        return Launch((), upstream_port, upstream_port)
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
+        return Launch((), upstream.port, upstream.port, scheme=upstream.scheme)
 
 
 class Sidecar(Peer):
@@ -89,7 +92,7 @@ class Sidecar(Peer):
 
     name = "sidecar"
     label = "sidecar, compiled"
-    profiles = frozenset({BARE.name, POLICIES.name})
+    profiles = frozenset({BARE.name, POLICIES.name, TLS.name})
     folder: ClassVar[Path] = COMPILED
 
     def prepare(self) -> str:
@@ -101,10 +104,10 @@ class Sidecar(Peer):
             version = "source tree"
         return f"{version}, CPython {sys.version.split()[0]}"
 
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
         port, metrics_port = free_ports(2)
         file = folder / "sidecar.yaml"
-        file.write_text(configs.sidecar(port, metrics_port, upstream_port, profile))
+        file.write_text(configs.sidecar(port, metrics_port, upstream, profile))
         # -P: not from the folder that the benchmark is started in.
         command = (sys.executable, "-P", "-m", "sidecar", "run", "--config", str(file))
         return Launch(command, port, metrics_port, "/readyz", {"PYTHONPATH": str(self.folder)})
@@ -127,9 +130,9 @@ class Nginx(Peer):
     def prepare(self) -> str:
         return _version("nginx", "-v", package="nginx-light")
 
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
         (port,) = free_ports(1)
-        return nginx_launch(folder, port, configs.nginx(folder, port, upstream_port))
+        return nginx_launch(folder, port, configs.nginx(folder, port, upstream))
 
 
 class Haproxy(Peer):
@@ -141,10 +144,10 @@ class Haproxy(Peer):
     def prepare(self) -> str:
         return _version("haproxy", "-v", package="haproxy")
 
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
         (port,) = free_ports(1)
         file = folder / "haproxy.cfg"
-        file.write_text(configs.haproxy(port, upstream_port))
+        file.write_text(configs.haproxy(port, upstream))
         # -db: in the foreground, without a master process.
         return Launch((_program("haproxy"), "-db", "-q", "-f", str(file)), port, port)
 
@@ -154,7 +157,7 @@ class Envoy(Peer):
 
     name = "envoy"
     label = "Envoy, one worker"
-    profiles = frozenset({BARE.name, POLICIES.name})
+    profiles = frozenset({BARE.name, POLICIES.name, TLS.name})
 
     def _binary(self) -> str:
         if importlib.util.find_spec("envoy") is not None:
@@ -171,10 +174,10 @@ class Envoy(Peer):
         match = re.search(r"/(\d+\.\d+\.\d+)/", output)
         return match[1] if match else output
 
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
         (port,) = free_ports(1)
         file = folder / "envoy.json"
-        file.write_text(configs.envoy(port, upstream_port, profile))
+        file.write_text(configs.envoy(port, upstream, profile))
         command = (
             self._binary(),
             *("--config-path", str(file)),
@@ -193,7 +196,7 @@ class Go(Peer):
     name = "go"
     label = "Go ReverseProxy + breaker + semaphore"
     # Its policies are always on; a token bucket it has not.
-    profiles = frozenset({BARE.name, POLICIES.name})
+    profiles = frozenset({BARE.name, POLICIES.name, TLS.name})
 
     def __init__(self) -> None:
         self._binary: Path | None = None
@@ -250,15 +253,17 @@ class Go(Peer):
             raise UnavailableError(f"go build failed: {done.stderr.strip()[-300:]}")
         fresh.replace(target)
 
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
         if self._binary is None:
             raise UnavailableError("prepare() has not built it")
         (port,) = free_ports(1)
         command = [
             str(self._binary),
             *("-listen", f"127.0.0.1:{port}"),
-            *("-upstream", f"http://127.0.0.1:{upstream_port}"),
+            *("-upstream", f"{upstream.scheme}://127.0.0.1:{upstream.port}"),
         ]
+        if upstream.trust is not None:
+            command += ["-ca-file", str(upstream.trust.ca_file), "-server-name", upstream.trust.name]
         if (policies := profile.policies) is not None:
             command += [
                 *("-concurrency", str(policies.concurrency)),
@@ -281,10 +286,12 @@ class Aiohttp(Peer):
                 raise UnavailableError(f"{package} is not installed")
         return f"{importlib.metadata.version('aiohttp')}, CPython {sys.version.split()[0]}"
 
-    def launch(self, folder: Path, upstream_port: int, profile: Profile) -> Launch:
+    def launch(self, folder: Path, upstream: Upstream, profile: Profile) -> Launch:
         (port,) = free_ports(1)
-        command = (sys.executable, "-m", "benchmarks.aiohttp_proxy", str(port), str(upstream_port))
-        return Launch(command, port, port)
+        command = [sys.executable, "-m", "benchmarks.aiohttp_proxy", str(port), str(upstream.port)]
+        if upstream.trust is not None:
+            command += [str(upstream.trust.ca_file), upstream.trust.name]
+        return Launch(tuple(command), port, port)
 
 
 # In the order of the runs.

@@ -1,8 +1,10 @@
-"""What the proxies are asked to do besides forwarding."""
+"""What the proxies are asked to do besides forwarding, and with what they are loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from benchmarks.workloads import HANDSHAKE, LARGE_GET, LATENCY, POST, SMALL_GET, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,25 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named set of policies; `policies` is None where a peer keeps whatever it does by default."""
+    """One comparison.
+
+    Attributes:
+        name: What the command line and the JSON call it.
+        policies: None where a peer keeps whatever it does by default.
+        tls: Whether the upstream speaks TLS, which every proxy verifies; wrk speaks plainly to the proxy.
+        workloads: What is sent unless the command line says otherwise.
+        bases: Names of the peers that the others are divided by.
+    """
 
     name: str
     policies: Policies | None = None
+    tls: bool = False
+    workloads: tuple[Workload, ...] = (SMALL_GET, LARGE_GET, POST, LATENCY)
+    bases: tuple[str, ...] = ("envoy", "go")
 
 
 BARE = Profile("bare")
 POLICIES = Profile("policies", Policies())
+TLS = Profile("tls", tls=True, workloads=(SMALL_GET, LARGE_GET, HANDSHAKE), bases=("envoy", "nginx"))
 
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in (BARE, POLICIES)}
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (BARE, POLICIES, TLS)}

@@ -12,11 +12,10 @@ from typing import Any, Literal
 from benchmarks.measure import NOISE_CORES
 from benchmarks.workloads import LATENCY, WORKLOADS, Workload
 
-# What the others are divided by.
-BASES = ("envoy", "go")
-
 # Below this share of its core a proxy was waiting for the load generator.
 SATURATED = 0.9
+
+_WORKLOADS: Mapping[str, Workload] = {workload.name: workload for workload in WORKLOADS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class PeerInfo:
 
 @dataclass(slots=True)
 class Results:
-    """Everything that one invocation measured."""
+    """Everything that one invocation measured; `bases` are the peers that the others are divided by."""
 
     started_at: str
     profile: str
@@ -133,6 +132,7 @@ class Results:
     seconds: int
     machine: dict[str, Any]
     workloads: list[str]
+    bases: list[str]
     peers: list[PeerInfo] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
@@ -197,7 +197,7 @@ def summarise(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
                     metric: paired_ratio(series[metric], _by_round(results.runs, base, workload, metric))
                     for metric in _RATIOS
                 }
-                for base in BASES
+                for base in results.bases
                 if base in counted
             }
             rows[peer] = row
@@ -265,9 +265,8 @@ def render(results: Results) -> str:
         ),
     ]
     summary = summarise(results)
-    titles: dict[str, Workload] = {workload.name: workload for workload in WORKLOADS}
     for name in results.workloads:
-        parts.append(f"### {titles[name].title} (`{name}`)")
+        parts.append(f"### {_WORKLOADS[name].title} (`{name}`)")
         parts.append(_workload_table(results, name, summary[name]))
     parts.append("### Start-up and memory")
     parts.append(_process_table(results))
@@ -276,8 +275,8 @@ def render(results: Results) -> str:
 
 
 def _workload_table(results: Results, workload: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    header = ["proxy", "req/s", *(f"x {base}" for base in BASES), "p50 ms", "p99 ms", "CPU us/req"]
-    header += [*(f"CPU x {base}" for base in BASES), "core"]
+    header = ["proxy", _WORKLOADS[workload].unit, *(f"x {base}" for base in results.bases)]
+    header += ["p50 ms", "p99 ms", "CPU us/req", *(f"CPU x {base}" for base in results.bases), "core"]
     lines = []
     for peer in results.peers:
         row = rows.get(peer.name)
@@ -291,11 +290,11 @@ def _workload_table(results: Results, workload: str, rows: Mapping[str, Mapping[
             [
                 peer.label,
                 number(row["requests_per_s"]) + ("*" if starved else ""),
-                *(number(_versus(row, base, "requests_per_s"), 2) for base in BASES),
+                *(number(_versus(row, base, "requests_per_s"), 2) for base in results.bases),
                 number(row["p50_us"] / 1e3, 3),
                 number(row["p99_us"] / 1e3, 3),
                 number(row["cpu_us_per_request"], 1),
-                *(number(_versus(row, base, "cpu_us_per_request"), 2) for base in BASES),
+                *(number(_versus(row, base, "cpu_us_per_request"), 2) for base in results.bases),
                 number(row["proxy_core"] * 100, 0, " %") if has_proxy else "-",
             ]
         )
@@ -313,7 +312,7 @@ def _versus(row: Mapping[str, Any], base: str, metric: str) -> float | None:
 
 
 def _process_table(results: Results) -> str:
-    header = ["proxy", "version", "start ms", "idle MiB", "after load MiB", *(f"x {base}" for base in BASES)]
+    header = ["proxy", "version", "start ms", "idle MiB", "after load MiB", *(f"x {base}" for base in results.bases)]
     medians = process_medians(results)
     lines = []
     for peer in results.peers:
@@ -324,7 +323,7 @@ def _process_table(results: Results) -> str:
             continue
         loaded = {
             name: {start.round: start.loaded_rss_mib for start in results.starts if start.peer == name}
-            for name in (peer.name, *(base for base in BASES if base in medians))
+            for name in (peer.name, *(base for base in results.bases if base in medians))
         }
         lines.append(
             [
@@ -333,7 +332,7 @@ def _process_table(results: Results) -> str:
                 number(row["startup_ms"]),
                 number(row["idle_rss_mib"], 1),
                 number(row["loaded_rss_mib"], 1),
-                *(number(paired_ratio(loaded[peer.name], loaded.get(base, {})), 2) for base in BASES),
+                *(number(paired_ratio(loaded[peer.name], loaded.get(base, {})), 2) for base in results.bases),
             ]
         )
     return markdown_table(header, lines)

@@ -21,7 +21,9 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks import configs, measure, wrk
+from benchmarks.certificates import CertificateError, Certificates
 from benchmarks.check import CheckError, check
+from benchmarks.configs import Upstream
 from benchmarks.measure import Clock, Cores, Memory, Spawned, StartError
 from benchmarks.peers import PEERS, ROOT, Launch, Peer, UnavailableError, nginx_launch
 from benchmarks.profiles import BARE, PROFILES, Profile
@@ -66,7 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--rounds", type=_at_least_1, default=None, help="turns of all proxies (5)")
     parser.add_argument("--seconds", type=_at_least_1, default=None, help="length of a run (5)")
     parser.add_argument("--only", default=",".join(by_name), help=f"of {','.join(by_name)}")
-    parser.add_argument("--workloads", default=",".join(workloads), help=f"of {','.join(workloads)}")
+    parser.add_argument("--workloads", default=None, help=f"of {','.join(workloads)} (the profile's)")
     parser.add_argument("--profile", choices=sorted(PROFILES), default=BARE.name)
     parser.add_argument("--json", type=Path, default=None, help=f"result file ({RESULTS}/PROFILE.json)")
     parser.add_argument("--patience", type=float, default=None, help="seconds to wait for an idle machine (60)")
@@ -81,6 +83,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
                 parser.error(f"{what}: {name!r} is not one of {', '.join(known)}")
         return [name for name in known if name in wanted]
 
+    profile = PROFILES[given.profile]
+    sent = ",".join(each.name for each in profile.workloads) if given.workloads is None else given.workloads
     quick: bool = given.quick
     patience_s = (0.0 if quick else 60.0) if given.patience is None else given.patience
     retakes = (0 if quick else 2) if given.retakes is None else given.retakes
@@ -90,9 +94,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Options:
         warmup_s=0 if quick else 1,
         retakes=retakes,
         patience_s=patience_s,
-        profile=PROFILES[given.profile],
+        profile=profile,
         peers=tuple(by_name[name] for name in chosen("--only", given.only, list(by_name))),
-        workloads=tuple(workloads[n] for n in chosen("--workloads", given.workloads, list(workloads))),
+        workloads=tuple(workloads[n] for n in chosen("--workloads", sent, list(workloads))),
         json_path=given.json or RESULTS / f"{'quick-' if quick else ''}{given.profile}.json",
     )
 
@@ -111,8 +115,9 @@ class SideBySide:
         self._options = options
         self._cores = cores
         self._folder = folder
-        self._upstream: Spawned
-        self._upstream_port = 0
+        self._certificates: Certificates | None = None
+        self._upstream: Upstream
+        self._upstream_process: Spawned
         self._peers: list[tuple[Peer, PeerInfo]] = []
         self.results = Results(
             started_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -121,6 +126,7 @@ class SideBySide:
             seconds=options.seconds,
             machine=describe_machine(cores),
             workloads=[workload.name for workload in options.workloads],
+            bases=list(options.profile.bases),
         )
 
     def run(self) -> None:
@@ -128,10 +134,14 @@ class SideBySide:
 
         Raises:
             UnavailableError: nginx, which is the upstream as well, is not installed.
+            CertificateError: The upstream's certificate could not be made.
             StartError: The upstream does not start.
         """
         self._prepare()
-        with self._start_upstream() as self._upstream:
+        with self._start_upstream() as self._upstream_process:
+            for peer, info in self._peers:
+                if info.status == "ok":
+                    self._check_verification(peer, info)
             for turn in range(1, self._options.rounds + 1):
                 for peer, info in self._peers:
                     if info.status == "ok":
@@ -155,22 +165,43 @@ class SideBySide:
     def _start_upstream(self) -> Spawned:
         folder = self._folder / "upstream"
         folder.mkdir()
-        (self._upstream_port,) = measure.free_ports(1)
-        launch = nginx_launch(folder, self._upstream_port, configs.upstream_nginx(folder, self._upstream_port))
-        upstream = Spawned(launch.command, self._cores.load, folder / "output.log", {}, ROOT)
+        (port,) = measure.free_ports(1)
+        if self._options.profile.tls:
+            self._certificates = Certificates.make(folder)
+        self._upstream = Upstream(port, self._certificates.trust if self._certificates is not None else None)
+        launch = nginx_launch(folder, port, configs.upstream_nginx(folder, port, self._certificates))
+        process = Spawned(launch.command, self._cores.load, folder / "output.log", {}, ROOT)
         try:
-            upstream.wait_answer(self._upstream_port, SMALL_GET.path)
+            process.wait_answer(port, SMALL_GET.path, tls=self._upstream.context())
         except BaseException:
-            upstream.stop()
+            process.stop()
             raise
-        return upstream
+        return process
+
+    def _check_verification(self, peer: Peer, info: PeerInfo) -> None:
+        """Starts a proxy with what must not let the upstream's certificate pass: it has to refuse to forward."""
+        distrust = {} if self._certificates is None else self._certificates.distrust
+        for wrong, trust in distrust.items():
+            folder = self._folder / f"{peer.name}-{wrong.replace(' ', '-')}"
+            folder.mkdir()
+            launch = peer.launch(folder, Upstream(self._upstream.port, trust), self._options.profile)
+            if not launch.command:
+                continue
+            try:
+                with Spawned(launch.command, self._cores.proxy, folder / "output.log", launch.env, ROOT) as process:
+                    # 502 is what RFC 9110 has for it; HAProxy and Envoy say 503.
+                    process.wait_answer(launch.port, SMALL_GET.path, statuses=(502, 503))
+            except StartError as error:
+                info.status, info.reason = "failing", f"with a certificate {wrong} upstream, {error}"
+                progress(f"{peer.name}: failing: {info.reason}")
+                return
 
     def _take_turn(self, peer: Peer, info: PeerInfo, turn: int) -> None:
         """Starts one proxy, runs all workloads, ends it."""
         folder = self._folder / f"{peer.name}-{turn}"
         folder.mkdir()
         measure.wait_until_quiet(self._options.patience_s)
-        launch = peer.launch(folder, self._upstream_port, self._options.profile)
+        launch = peer.launch(folder, self._upstream, self._options.profile)
         with contextlib.ExitStack() as stack:
             process: Spawned | None = None
             startup_s = 0.0
@@ -224,9 +255,9 @@ class SideBySide:
             wrk.WrkError: wrk failed, or saw errors.
         """
         ports = process.local_ports if process is not None else None
-        check(workload, launch.port, self._upstream_port, ports)
+        check(workload, launch.port, self._upstream, ports)
         load = wrk.Load(
-            url=f"http://127.0.0.1:{launch.port}{workload.path}",
+            url=f"{launch.scheme}://127.0.0.1:{launch.port}{workload.path}",
             connections=workload.connections,
             headers=workload.headers(),
             script=workload.write_script(self._folder),
@@ -245,10 +276,10 @@ class SideBySide:
         """Runs wrk once between two readings of all clocks."""
         quiet = measure.wait_until_quiet(self._options.patience_s)
         load_average = os.getloadavg()[0]
-        before, proxy_before, upstream_before = Clock.read(), _cpu_s(process), self._upstream.cpu_s()
+        before, proxy_before, upstream_before = Clock.read(), _cpu_s(process), self._upstream_process.cpu_s()
         result = wrk.run(load, self._options.seconds)
         proxy_s = _cpu_s(process) - proxy_before
-        upstream_s = self._upstream.cpu_s() - upstream_before
+        upstream_s = self._upstream_process.cpu_s() - upstream_before
         machine = measure.machine_between(before, Clock.read(), proxy_s + upstream_s, self._cores)
         if process is not None and not process.alive:
             raise CheckError("the proxy ended during the run")
@@ -325,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="side-by-side-") as name, measure.pinned(cores.load):
             bench = SideBySide(options, cores, Path(name))
             bench.run()
-    except (RuntimeError, UnavailableError, StartError) as error:
+    except (RuntimeError, UnavailableError, CertificateError, StartError) as error:
         print(f"side_by_side: {error}", file=sys.stderr)
         return 2
     print(render(bench.results))

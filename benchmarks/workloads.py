@@ -1,4 +1,4 @@
-"""What the load generator asks for: four workloads, and the bodies that they carry."""
+"""What the load generator asks for, and the bodies that it carries."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ class Workload:
         connections: Keep-alive connections that wrk holds, each with one request in flight.
         body: The request body, empty for none.
         answer_bytes: Size of the answer's body.
+        unit: What its requests per second are.
+        upstream_closes: Whether the upstream closes its connection behind each answer.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Workload:
     connections: int
     answer_bytes: int
     body: bytes = b""
+    unit: str = "req/s"
+    upstream_closes: bool = False
 
     def headers(self) -> dict[str, str]:
         """The request headers besides Host and Content-Length."""
@@ -91,6 +95,7 @@ LARGE_GET = Workload(
     "/large",
     connections=16,
     answer_bytes=LARGE_SIZE_BYTES,
+    unit="MiB/s",
 )
 POST = Workload(
     "post",
@@ -109,5 +114,15 @@ LATENCY = Workload(
     connections=1,
     answer_bytes=len(SMALL_BODY),
 )
+HANDSHAKE = Workload(
+    "handshake",
+    "small GET, each on a new upstream connection, 64 connections",
+    "GET",
+    "/closing",
+    connections=64,
+    answer_bytes=len(SMALL_BODY),
+    unit="handshakes/s",
+    upstream_closes=True,
+)
 
-WORKLOADS: tuple[Workload, ...] = (SMALL_GET, LARGE_GET, POST, LATENCY)
+WORKLOADS: tuple[Workload, ...] = (SMALL_GET, LARGE_GET, POST, LATENCY, HANDSHAKE)

@@ -18,6 +18,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "wrk": "wrk",
     "curl": "curl",
+    "openssl": "openssl",
     "gcc": "gcc",
     "prometheus": "prometheus",
     "promtool": "prometheus",

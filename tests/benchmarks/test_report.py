@@ -55,6 +55,7 @@ def results(*runs: Run, peers: tuple[str, ...] = ("sidecar", "envoy", "go")) -> 
         seconds=5,
         machine={"cpu": "a CPU", "kernel": "Linux"},
         workloads=["small-get"],
+        bases=["envoy", "go"],
         peers=[PeerInfo(name, name.upper()) for name in peers],
         runs=list(runs),
         starts=[Start(r.peer, r.round, 100.0, 20.0, 18.0, 24.0, 21.0) for r in runs],
@@ -136,6 +137,19 @@ def test_a_failing_base_is_compared_with_nobody() -> None:
     given.peers[1].status = "failing"
     assert summarise(given)["small-get"]["sidecar"]["vs"].keys() == {"go"}
     assert row_of(render(given), "SIDECAR")[2] == "-"
+
+
+def test_the_bases_are_columns() -> None:
+    given = results(run("sidecar", 1, 300.0), run("nginx", 1, 100.0), peers=("sidecar", "nginx"))
+    given.bases = ["nginx"]
+    assert row_of(render(given), "proxy")[:3] == ["proxy", "req/s", "x nginx"]
+    assert row_of(render(given), "SIDECAR")[2] == "3.00"
+
+
+def test_the_unit_is_the_workload_s() -> None:
+    given = results(run("sidecar", 1, 300.0, workload="handshake"))
+    given.workloads = ["handshake"]
+    assert row_of(render(given), "proxy")[1] == "handshakes/s"
 
 
 def test_a_missing_peer_is_named_with_its_reason() -> None:

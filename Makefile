@@ -36,6 +36,7 @@ bench: $(BENCH_VENV)/.compiled  ## side by side with nginx, HAProxy, Envoy, Go a
 	$(BENCH_VENV)/bin/python -m benchmarks.imports
 	$(BENCH_VENV)/bin/python -m benchmarks.side_by_side $(ARGS)
 	$(BENCH_VENV)/bin/python -m benchmarks.side_by_side --profile policies $(ARGS)
+	$(BENCH_VENV)/bin/python -m benchmarks.side_by_side --profile tls $(ARGS)
 	$(BENCH_VENV)/bin/python -m benchmarks.itself $(filter --quick,$(ARGS))
 
 bench-micro: $(STAMP)  ## what each policy and each request costs, without sockets

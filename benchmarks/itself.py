@@ -33,6 +33,7 @@ from benchmarks.workloads import SMALL_GET
 from sidecar.config import load_text
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.resolver import system_lookup
 from sidecar.proxy.routing import Router
 from sidecar.runtime.deadlines import Deadlines
 from sidecar.runtime.dependency import Dependency
@@ -144,7 +145,9 @@ async def longest_hold_ms(accept: str, dependencies: int = SCRAPED) -> tuple[flo
     text = {"dependencies": {name: keys | {"upstream": f"http://{name}:80", "prefix": f"/{name}"} for name in names}}
     config = load_text(json.dumps(text), environ={}).config
     deadlines = Deadlines()
-    pools = {name: Pool(Dependency(each, deadlines), deadlines) for name, each in config.dependencies.items()}
+    pools = {
+        name: Pool(Dependency(each, deadlines), deadlines, system_lookup) for name, each in config.dependencies.items()
+    }
     router: Router[Pool] = Router([])
     listener = Listener(config.listener, router, None, deadlines)
     exposition = Exposition(Sources(pools, [listener], deadlines, Vitals(deadlines), "0", "0", 0.0))

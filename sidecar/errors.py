@@ -213,8 +213,8 @@ class UpstreamFailure(Refusal):
     Args:
         detail: what happened, in words.
         proxy_error: one of connection_refused, connection_terminated, http_protocol_error, dns_error,
-            destination_ip_unroutable, destination_unavailable, http_response_header_section_size,
-            http_response_incomplete (RFC 9209 section 2.3).
+            tls_certificate_error, tls_alert_received, tls_protocol_error, destination_ip_unroutable,
+            destination_unavailable, http_response_header_section_size, http_response_incomplete (RFC 9209 section 2.3).
     """
 
     code, status, proxy_error = "DOWNSTREAM_FAILURE", 502, "destination_unavailable"
@@ -230,7 +230,7 @@ class UpstreamTimeout(Refusal):
 
     Args:
         detail: which timeout, with its value.
-        proxy_error: connection_timeout or http_response_timeout (RFC 9209 section 2.3).
+        proxy_error: connection_timeout, dns_timeout or http_response_timeout (RFC 9209 section 2.3).
     """
 
     code, status, proxy_error = "DOWNSTREAM_TIMEOUT", 504, "http_response_timeout"

@@ -120,7 +120,7 @@ class AccessLog(Section):
 class Timeout(Section):
     """How long each part of a request to the upstream may take."""
 
-    connect: Seconds = key("1s", "Longest time to open a connection to the upstream.")
+    connect: Seconds = key("1s", "Longest time to open a connection to an address of the upstream, TLS included.")
     first_byte: Seconds = key("5s", "From the last byte of the request to the final response head.")
     idle: Seconds = key("60s", "Longest standstill, in each direction, once the response head has come.")
     total: Seconds = key("15s", "From the head of the request to the final response head, waits included.")
@@ -137,7 +137,7 @@ class Pool(Section):
     # Below the 5 s after which uvicorn and Node close an idle connection, so that a POST rarely meets a dying
     # one.
     idle_timeout: Seconds = key("4s", "Longest time an idle connection is kept; stay below the upstream's own limit.")
-    max_age: Seconds = key("10m", "Age at which a connection is no longer reused, so that DNS changes take effect.")
+    max_age: Seconds = key("10m", "Age at which a connection is no longer reused; what is behind it may have changed.")
 
 
 class Defaults(Section):

@@ -153,9 +153,12 @@ class LogSink:
                 unreported = self.dropped - self._reported
                 # Where writing fails, drops are told together with the next line: nobody asks just to tell of them.
                 idle = not lines and (unreported == 0 or self._failing)
-                if idle and self._ending.is_set():
-                    return
-                self._asleep = idle
+                ended = idle and self._ending.is_set()
+                self._asleep = idle and not ended
+            if ended:
+                if self._torn:  # nothing follows that would begin with it
+                    self._write_all(b"\n")
+                return
             if idle:
                 self._wake.acquire()
                 self._ending.wait(_GATHER_S)

@@ -84,7 +84,7 @@ def without_collector() -> Iterator[None]:
 def _alive() -> dict[str, int]:
     """How many there are of what an attempt is made of."""
     names = [type(found).__name__ for found in gc.get_objects()]
-    return {name: names.count(name) for name in ("_Dial", "Task", "Exchange")}
+    return {name: names.count(name) for name in ("Dial", "Task", "Exchange")}
 
 
 @_GIVEN_UP

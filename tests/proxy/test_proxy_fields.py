@@ -28,7 +28,7 @@ from sidecar.proxy.fields import (
         (b"Keep-Alive", fields.HOP),
         (b"Proxy-Connection", fields.HOP),
         (b"Proxy-Authorization", fields.HOP),
-        (b"Upgrade", fields.HOP),
+        (b"Upgrade", fields.UPGRADE),
         (b"HTTP2-Settings", fields.HOP),
         (b"TE", fields.TE),
         (b"Expect", fields.EXPECT),
@@ -83,23 +83,23 @@ def test_list_is_read_without_case_white_space_and_empty_members(value: bytes, m
 
 
 @pytest.mark.parametrize(
-    ("value", "persist", "named"),
+    ("value", "persist", "upgrade", "named"),
     [
-        (b"keep-alive", True, set()),
-        (b"Close", False, set()),
-        (b"keep-alive, close", False, set()),
-        (b"close, keep-alive", False, set()),
-        (b"", None, set()),
-        (b"X-A, x-b", None, {b"x-a", b"x-b"}),
-        (b"TE, close", False, set()),
-        (b"Upgrade, X-A", None, {b"x-a"}),
-        (b"Host, Content-Length, Transfer-Encoding, Via, Connection, X-A", None, {b"x-a"}),
+        (b"keep-alive", True, False, set()),
+        (b"Close", False, False, set()),
+        (b"keep-alive, close", False, False, set()),
+        (b"close, keep-alive", False, False, set()),
+        (b"", None, False, set()),
+        (b"X-A, x-b", None, False, {b"x-a", b"x-b"}),
+        (b"TE, close", False, False, set()),
+        (b"Upgrade, X-A", None, True, {b"x-a"}),
+        (b"Host, Content-Length, Transfer-Encoding, Via, Connection, X-A", None, False, {b"x-a"}),
     ],
 )
 def test_connection_says_whether_to_persist_and_which_fields_end_here(
-    value: bytes, persist: bool | None, named: set[bytes]
+    value: bytes, persist: bool | None, upgrade: bool, named: set[bytes]
 ) -> None:
-    assert connection_options(value) == (persist, named)
+    assert connection_options(value) == (persist, upgrade, named)
 
 
 @pytest.mark.parametrize("name", [*sorted(FORBIDDEN_TRAILERS), b"if-match", b"If-None-Match"])

@@ -194,7 +194,6 @@ def test_too_many_empty_lines_are_refused(converse, size: int) -> None:
         (b"get / HTTP/1.1\r\nHost: app\r\n\r\n", 501),
         (b"TRACE / HTTP/1.1\r\nHost: app\r\n\r\n", 501),
         (b"POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
-        (b"CONNECT payments:8080 HTTP/1.1\r\nHost: app\r\n\r\n", 501),
     ],
 )
 def test_head_that_cannot_be_forwarded_reaches_nobody(converse, octets: bytes, status: int) -> None:

@@ -121,7 +121,7 @@ class PoolBesideModel(RuleBasedStateMachine):
         nobody_waits = not self.queue
         self.talk.accepts()
         if nobody_waits and len(self.idle) < _MOST_IDLE:
-            (connection,) = set(self.talk.pool._idle) - {idle for idle, _ in self.idle}
+            (connection,) = set(self._kept()) - {idle for idle, _ in self.idle}
             self.idle.append((connection, self.talk.deadlines.now))
 
     @precondition(lambda self: self.talk.hanging)
@@ -137,8 +137,12 @@ class PoolBesideModel(RuleBasedStateMachine):
         self.idle = [
             (connection, since)
             for connection, since in self.idle
-            if now < since + _IDLE_S or (now < since + _IDLE_S + 0.06 and connection in self.talk.pool._idle)
+            if now < since + _IDLE_S or (now < since + _IDLE_S + 0.06 and connection in self._kept())
         ]
+
+    def _kept(self) -> list[UpstreamConnection]:
+        (endpoint,) = self.talk.pool.ejection.members
+        return list(endpoint.idle)
 
     def _total(self) -> int:
         return len(self.busy) + len(self.idle) + self.talk.hanging
@@ -160,7 +164,9 @@ class PoolBesideModel(RuleBasedStateMachine):
     @invariant()
     def each_connection_is_in_one_place(self) -> None:
         assert set(self.talk.pool._active) == set(self.busy)
-        assert list(self.talk.pool._idle) == [connection for connection, _ in self.idle]
+        (endpoint,) = self.talk.pool.ejection.members
+        assert endpoint.busy == len(self.busy) + self.talk.hanging
+        assert self._kept() == [connection for connection, _ in self.idle]
 
     @invariant()
     def nobody_is_served_twice_and_nobody_forgotten(self) -> None:

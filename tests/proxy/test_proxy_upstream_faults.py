@@ -17,12 +17,12 @@ _OVERLOADED = (503, "OVERLOADED")
     ("error", "answered", "proxy_error", "words"),
     [
         (OSError(errno.ECONNREFUSED, "Connection refused"), _FAILED, "connection_refused", "Connection refused"),
-        (OSError("Multiple exceptions: [Errno 111]"), _FAILED, "connection_refused", "at every address"),
+        (OSError("no way through"), _FAILED, "connection_refused", "no connection to payments: no way through"),
+        (OSError(), _FAILED, "connection_refused", "no connection to payments: Connection refused"),
         (OSError(errno.ENOENT, "No such file or directory"), _FAILED, "connection_refused", "No such file"),
         (OSError(errno.ECONNRESET, "Reset"), _FAILED, "connection_terminated", "broke the connection before"),
         (OSError(errno.EHOSTUNREACH, "No route to host"), _FAILED, "destination_ip_unroutable", "No route"),
         (OSError(errno.ENETUNREACH, "Network is unreachable"), _FAILED, "destination_ip_unroutable", "Network"),
-        (socket.gaierror(socket.EAI_NONAME, "?"), _FAILED, "dns_error", "the name payments of payments does not"),
         (OSError(errno.EMFILE, "Too many open files"), _OVERLOADED, "proxy_internal_response", "on this side"),
         (OSError(errno.EADDRNOTAVAIL, "Cannot assign"), _OVERLOADED, "proxy_internal_response", "on this side"),
     ],
@@ -38,6 +38,25 @@ def test_connection_that_cannot_be_made_says_whose_fault_it_is(
     assert answer.proxy_error == proxy_error
     assert words in answer.detail
     assert client.ended == ("fin" if answered == _OVERLOADED else "open")
+    assert talk.is_at_rest()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (UnicodeError("label too long"), "label too long"),
+        (OSError("nobody answers"), "nobody answers"),
+    ],
+)
+def test_name_that_was_never_resolved_is_the_dependencys_failure(converse, error: Exception, reason: str) -> None:
+    talk = converse(addresses={"payments": error})
+    client = talk.client()
+    client.sends(GET)
+    answer = client.gets_refusal(502, "DOWNSTREAM_FAILURE")
+    assert answer.proxy_error == "dns_error"
+    assert answer.detail == f"the name payments of payments does not resolve: {reason}"
+    assert (client.ended, talk.dialed) == ("open", [])
     assert talk.is_at_rest()
 
 

@@ -403,6 +403,7 @@ class Conversation:
         listener: keys of the listener; `forwarded` is off unless given, for shorter transcripts.
         shared: the listener is the shared one; else it belongs to the dependency `payments`.
         others: further dependencies, by name.
+        addresses: what the first lookup of a name finds; see the attribute.
         keys: of the dependency `payments`.
     """
 
@@ -412,6 +413,7 @@ class Conversation:
         listener: dict[str, Any] | None = None,
         shared: bool = False,
         others: dict[str, dict[str, Any]] | None = None,
+        addresses: dict[str, list[str] | BaseException | str] | None = None,
         **keys: Any,
     ) -> None:
         document = {
@@ -428,8 +430,10 @@ class Conversation:
         self.diary: list[tuple[str | None, Transition]] = []
         self.log = StageLog()
         self.rng: Callable[[], float] = lambda: 0.5  # no jitter, and half of every backoff
-        # What a lookup of a name finds: by default the name itself, which `_dial` takes as it is.
-        self.addresses: dict[str, list[str] | BaseException] = {}
+        # What a lookup of a name finds: by default the name itself, which `_dial` takes as it is. Or what fails it, or
+        # "hang" (until it is given up).
+        self.addresses: dict[str, list[str] | BaseException | str] = addresses or {}
+        self.looked_up: list[str] = []
         self.pools = {
             name: Pool(self._dependency(settings), self.deadlines, self._look_up)
             for name, settings in config.dependencies.items()
@@ -455,10 +459,13 @@ class Conversation:
             self.do(pool.resolver.stop)  # lookups to come are for `looks_up_again` to make
 
     async def _look_up(self, host: str, port: int) -> list[str]:
+        self.looked_up.append(host)
         found = self.addresses.get(host, [host])
         if isinstance(found, BaseException):
             raise found
-        return found
+        if isinstance(found, str):
+            await self.loop.create_future()
+        return list(found)
 
     def looks_up_again(self) -> None:
         """Every name is looked up once more."""

@@ -67,12 +67,19 @@ FAMILIES = {
     "sidecar_rate_limit_tokens": ("gauge", D),
     "sidecar_rate_limit_burst": ("gauge", D),
     "sidecar_upstream_connections": ("gauge", D | {"state"}),
+    "sidecar_upstream_addresses": ("gauge", D | {"state"}),
+    "sidecar_dns_failures_total": ("counter", D),
+    "sidecar_tunnels": ("gauge", D),
+    "sidecar_tunnels_opened_total": ("counter", D),
+    "sidecar_tunnel_seconds_total": ("counter", D),
+    "sidecar_tunnel_bytes_total": ("counter", D | {"direction"}),
     "sidecar_candidate_state": ("gauge", D | {"candidate", "state"}),
     "sidecar_candidate_rejections_total": ("counter", D | {"candidate", "reason"}),
     "sidecar_candidate_transitions_total": ("counter", D | {"candidate", "state"}),
     "sidecar_candidate_unobserved_total": ("counter", D | {"candidate"}),
     "sidecar_unrouted_rejections_total": ("counter", {"reason"}),
     "sidecar_downstream_connections": ("gauge", set()),
+    "sidecar_tls_handshake_failures_total": ("counter", set()),
     "sidecar_config_last_reload_successful": ("gauge", set()),
     "sidecar_config_last_reload_timestamp_seconds": ("gauge", set()),
     "sidecar_config_info": ("gauge", {"hash"}),
@@ -195,6 +202,8 @@ def test_every_series_stands_at_0_from_load_on(scrape: Scrape) -> None:
             continue
         if name in ("circuit_breaker_state", "sidecar_candidate_state"):
             assert value == (labels["state"] == "closed")
+        elif name == "sidecar_upstream_addresses":  # which has been looked up
+            assert value == (labels["state"] == "healthy")
         else:
             assert value == OF_CONFIGURATION.get(name, 0), name
 

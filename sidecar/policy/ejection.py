@@ -137,19 +137,22 @@ class Ejection(Generic[M]):
 
     def succeeded(self, member: M, now: float) -> None:
         """It has done what it was asked. To be called where `failures` or `times` is not 0; else there is no need."""
+        self._take_back(now)
+        if member.ejected:  # a call from before
+            return
         member.failures = 0
-        if member.times and not member.ejected and now - member.until >= member.times * self.settings.for_s:
+        if member.times and now - member.until >= member.times * self.settings.for_s:
             member.times = 0
 
     def failed(self, member: M, now: float) -> None:
         """It has failed, in whatever way the dependency can."""
+        self._take_back(now)
         if member.ejected:  # a call from before
             return
         member.failures += 1
         limit = self.settings.consecutive_failures
         if limit is None or member.failures < limit:
             return
-        self._take_back(now)
         if len(self.members) - len(self._in) >= self._most_out() or member not in self._in:
             return
         member.ejected = True

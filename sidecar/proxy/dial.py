@@ -203,7 +203,7 @@ class Dial:
     async def _find_out(self) -> None:
         """Wait for an address."""
         pool = self._pool
-        await pool.resolver.look()
+        await pool.resolver.look(self._only)
         self._deadlines.forget(self)
         self._task = None
         endpoint = self._first()

@@ -86,8 +86,8 @@ class Resolver:
         self._found: dict[Upstream, tuple[str, ...]] = {}  # the last good answer for each; also of what is no name
         self._failing: set[Upstream] = set()
         self._told: list[Place] | None = None
-        self._round: asyncio.Task[None] | None = None
-        self._rounds: asyncio.Task[None] | None = None
+        self._lookups: dict[Upstream, asyncio.Task[None]] = {}  # the one under way for each name, or the last
+        self._rounds: list[asyncio.Task[None]] = []
         for upstream in upstreams:
             if upstream.unix_path is not None:
                 self._found[upstream] = ("",)
@@ -98,36 +98,44 @@ class Resolver:
     def start(self) -> None:
         """Tell what is known already, and begin to look up what is not."""
         self._tell()
-        if self._names:
-            self._rounds = asyncio.get_running_loop().create_task(self._keep_looking())
+        loop = asyncio.get_running_loop()
+        self._rounds = [loop.create_task(self._keep_looking(upstream)) for upstream in self._names]
 
     def stop(self) -> None:
         """Look nothing up any more."""
-        for task in (self._rounds, self._round):
-            if task is not None:
-                task.cancel()
-        self._rounds = self._round = None
+        for task in (*self._rounds, *self._lookups.values()):
+            task.cancel()
+        self._rounds.clear()
+        self._lookups.clear()
 
-    async def look(self) -> None:
-        """Return when the lookup that is under way, or else one that begins now, is over."""
-        if not self._names:
-            return
-        if self._round is None or self._round.done():
-            self._round = asyncio.get_running_loop().create_task(self._look_up_all())
-        await asyncio.wait({self._round})  # which a caller that is cancelled leaves alone
+    async def look(self, only: Upstream | None = None) -> None:
+        """Look the names up until there is an address, or until it turns out that there is none.
 
-    async def _keep_looking(self) -> None:
+        Args:
+            only: the one of the upstreams that matters; None where any does.
+        """
+        wanted = self._upstreams if only is None else (only,)
+        under_way = {self._lookup_of(upstream) for upstream in self._names if upstream in wanted}
+        while under_way and not any(upstream in self._found for upstream in wanted):
+            # A caller that is cancelled leaves the lookups alone.
+            _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+
+    def _lookup_of(self, upstream: Upstream) -> asyncio.Task[None]:
+        """The lookup that is under way, or else one that begins now."""
+        task = self._lookups.get(upstream)
+        if task is None or task.done():
+            task = self._lookups[upstream] = asyncio.get_running_loop().create_task(self._look_up(upstream))
+        return task
+
+    async def _keep_looking(self, upstream: Upstream) -> None:
+        """Each name for itself: one that hangs keeps no other waiting."""
         while True:
-            await self.look()
+            await asyncio.wait({self._lookup_of(upstream)})
             await asyncio.sleep(self._refresh_s)
-
-    async def _look_up_all(self) -> None:
-        await asyncio.gather(*(self._look_up(upstream) for upstream in self._names))
-        self._tell()
 
     async def _look_up(self, upstream: Upstream) -> None:
         try:
-            found = await self._lookup(upstream.host, upstream.port)
+            found = self._chosen(upstream, await self._lookup(upstream.host, upstream.port))
             if not found:
                 raise OSError("the answer is empty")
         except (OSError, UnicodeError) as error:  # the codec for names refuses some before anybody is asked
@@ -138,14 +146,21 @@ class Resolver:
             asyncio.get_running_loop().call_exception_handler(context)
             self._failed(upstream, error)
             return
-        self._found[upstream] = tuple(sorted(found[:MOST_ADDRESSES]))
         if upstream in self._failing:
             self._failing.discard(upstream)
             log.info("the name %s of %s resolves again", upstream.host, self._dependency)
+        self._found[upstream] = found
+        self._tell()
+
+    def _chosen(self, upstream: Upstream, found: Sequence[str]) -> tuple[str, ...]:
+        """Each once, in an order that does not depend on the answer's; of too many those that are in use already."""
+        known = self._found.get(upstream, ())
+        unique = sorted(dict.fromkeys(found), key=lambda ip: ip not in known)
+        return tuple(sorted(unique[:MOST_ADDRESSES]))
 
     def _failed(self, upstream: Upstream, error: Exception) -> None:
         self._on_failure()
-        self.reason = str(getattr(error, "strerror", None) or error)
+        self.reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         if upstream in self._failing:  # said once, not every few seconds
             return
         self._failing.add(upstream)

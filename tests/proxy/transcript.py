@@ -77,7 +77,8 @@ class StageLoop(asyncio.AbstractEventLoop):
         return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        self.timers.remove(handle)
+        if handle in self.timers:  # not one that has rung
+            self.timers.remove(handle)
 
     def ring(self) -> None:
         """Run the timers that are due."""

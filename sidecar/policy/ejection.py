@@ -11,7 +11,7 @@ the application running after the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -124,7 +124,7 @@ class Ejection(Generic[M]):
         one, other = choices[first], choices[second]
         return one if one.busy <= other.busy else other
 
-    def pick_other(self, tried: list[M], now: float) -> M | None:
+    def pick_other(self, tried: Collection[M], now: float) -> M | None:
         """The least busy of those that have not been tried; one that is out only where no other is left."""
         self._take_back(now)
         for choices in (self._in, self.members):

@@ -32,6 +32,11 @@ _LOCAL_ERRORS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
 
+# From here no way leads to an address, and as a rule to none of its kind: there is no route, no address of our own (or no
+# port of it left), no such protocol in the kernel. So it is on a host without IPv6, which finds such addresses all the
+# same; and as nothing there is ever busy, they would all stand in front of those of IPv4.
+_NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
 
 class Wire(Protocol):
     """What is made by a dial: an asyncio protocol."""
@@ -64,9 +69,11 @@ class Dial:
         "_done",
         "_endpoint",
         "_make",
+        "_no_way",
         "_only",
         "_pool",
         "_raw",
+        "_refusal",
         "_task",
         "_tried",
         "_wire",
@@ -94,6 +101,8 @@ class Dial:
         self._wire: Wire | None = None
         self._endpoint: Endpoint | None = None
         self._tried: list[Endpoint] = []
+        self._no_way: list[bool] = []  # to IPv6 (True), to IPv4 (False), as far as that has shown
+        self._refusal: Refusal | None = None  # of the last address to which there is a way
         self.deadline = NEVER
         self.watched = NEVER
 
@@ -108,12 +117,17 @@ class Dial:
         return self._pool.ejection.pick(self._deadlines.now) if self._only is None else self._next()
 
     def _next(self) -> Endpoint | None:
-        """One that has not been tried."""
-        ejection, only = self._pool.ejection, self._only
-        passed_over = self._tried
+        """One that has not been tried, of a kind to which there is a way if there is any."""
+        ejection, only, no_way, now = self._pool.ejection, self._only, self._no_way, self._deadlines.now
+        passed_over = set(self._tried)
         if only is not None:
-            passed_over = passed_over + [each for each in ejection.members if each.place.upstream != only]
-        return ejection.pick_other(passed_over, self._deadlines.now)
+            passed_over.update(each for each in ejection.members if each.place.upstream != only)
+        if no_way:
+            without_way = {each for each in ejection.members if (":" in each.place.ip) in no_way}
+            elsewhere = ejection.pick_other(passed_over | without_way, now)
+            if elsewhere is not None:
+                return elsewhere
+        return ejection.pick_other(passed_over, now)
 
     def cancel(self) -> None:
         """End the attempt without a word to anybody. The task may not have run yet, so nothing is left to it."""
@@ -140,8 +154,10 @@ class Dial:
             self._endpoint.busy -= 1
             self._endpoint = None
 
-    def _try_another(self, refusal: Refusal) -> None:
+    def _try_another(self, refusal: Refusal, *, no_way: bool = False) -> None:
         """It is the address that failed: another one, if there is one, else the end."""
+        if not no_way:
+            self._refusal = refusal
         failed = self._endpoint
         self._leave_endpoint()
         if failed is not None:
@@ -151,7 +167,7 @@ class Dial:
                 if another is not None:
                     self._try(another)
                     return
-        self._done(self, None, refusal)
+        self._done(self, None, self._refusal or refusal)
 
     def on_deadline(self) -> None:
         self._deadlines.forget(self)
@@ -176,10 +192,14 @@ class Dial:
             return
         wire: Wire | None = None
         refusal: Refusal | None = None
+        no_way = False
         try:
             wire = await self._connect(endpoint)
         except OSError as error:
             refusal = self._explain(endpoint, error)
+            no_way = error.errno in _NO_WAY
+            if no_way:
+                self._no_way.append(":" in endpoint.place.ip)
         except Exception as error:  # noqa: BLE001  a defect: it is reported, and the waiter does not wait for ever
             refusal = UpstreamFailure(f"no connection to {self._name}: {error}", "destination_unavailable")
             context = {"message": f"connecting to {self._name} failed", "exception": error}
@@ -191,14 +211,18 @@ class Dial:
             wire.close()
             wire = None
             refusal = UpstreamFailure(f"{self._name} closed the connection before it answered", "connection_terminated")
-        if wire is not None:
+        if wire is not None and endpoint.gone:  # it has vanished meanwhile, and may be somebody else's by now
+            wire.close()
+            self._leave_endpoint()
+            self._try(self._first())
+        elif wire is not None:
             self._leave_endpoint()
             self._done(self, wire, None)
-        elif isinstance(refusal, Overloaded):
+        elif isinstance(refusal, Overloaded) and not no_way:
             self._leave_endpoint()
             self._done(self, None, refusal)
         elif refusal is not None:
-            self._try_another(refusal)
+            self._try_another(refusal, no_way=no_way)
 
     async def _find_out(self) -> None:
         """Wait for an address."""

@@ -133,6 +133,10 @@ class Ejection(Generic[M]):
                 return min(untried, key=lambda member: member.busy)
         return None
 
+    def in_order(self) -> list[M]:
+        """All of them, those that are out behind the others."""
+        return self._in + [member for member in self.members if member.ejected]
+
     # -- what it has answered
 
     def succeeded(self, member: M, now: float) -> None:

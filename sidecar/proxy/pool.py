@@ -171,7 +171,7 @@ class Pool:
             if connection is not None:
                 return connection
         if self._idle and self.saturated:
-            for endpoint in self.ejection.members:
+            for endpoint in self.ejection.in_order():
                 connection = self._take_from(endpoint, now)
                 if connection is not None:
                     return connection

@@ -352,6 +352,14 @@ def test_other_one_is_out_only_where_nobody_else_is_left() -> None:
     assert addresses.pick_other([a, c, d], 1.0) is b
 
 
+def test_in_order_those_that_are_out_stand_behind_the_others() -> None:
+    addresses, (a, b, c, d) = ejection(4)
+    assert addresses.in_order() == [a, b, c, d]
+    for member in (c, a):
+        fail(addresses, member, 3, 0.0)
+    assert addresses.in_order() == [b, d, a, c]
+
+
 # -- who there is
 
 

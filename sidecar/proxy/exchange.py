@@ -415,6 +415,8 @@ class Exchange:
         if dead and self._octets is not None and not self._replaced and self.head.method in IDEMPOTENT:
             self._replaced = True
             self._pool.replaced += 1
+            if self._attempt is not None:
+                self._attempt.endpoint = None  # which is not to be blamed for what becomes of the replacement
             self._wait_for_connection()
             return
         self._fail(refusal, verdict.broken(refusal, dead=dead))

@@ -432,9 +432,10 @@ class Conversation:
         self.log = StageLog()
         self.rng: Callable[[], float] = lambda: 0.5  # no jitter, and half of every backoff
         # What a lookup of a name finds: by default the name itself, which `_dial` takes as it is. Or what fails it, or
-        # "hang" (until it is given up).
+        # "hang" (until `finds`).
         self.addresses: dict[str, list[str] | BaseException | str] = addresses or {}
         self.looked_up: list[str] = []
+        self._lookups: dict[asyncio.Future[list[str]], str] = {}
         self.pools = {
             name: Pool(self._dependency(settings), self.deadlines, self._look_up)
             for name, settings in config.dependencies.items()
@@ -449,8 +450,9 @@ class Conversation:
         self.listener = Listener(config.listener, router, None if shared else self.pool, self.deadlines)
         self.descriptor = -1  # of the next connection
         # Of an attempt to connect: accept, hang (until `accepts` or `refuses`), reset (behind the handshake), late
-        # (the transport comes even when it is not wanted any more), or what fails it.
-        self.dialing: str | BaseException = "accept"
+        # (the transport comes even when it is not wanted any more), or what fails it; or one of these for each address
+        # that is not accepted.
+        self.dialing: str | BaseException | dict[str, str | BaseException] = "accept"
         self.dialed: list[object] = []
         self._hanging: deque[asyncio.Future[None]] = deque()
         self._arriving: deque[Peer] = deque()
@@ -465,8 +467,28 @@ class Conversation:
         if isinstance(found, BaseException):
             raise found
         if isinstance(found, str):
-            await self.loop.create_future()
+            lookup: asyncio.Future[list[str]] = self.loop.create_future()
+            self._lookups[lookup] = host
+            try:
+                return await lookup
+            finally:
+                del self._lookups[lookup]
         return list(found)
+
+    @property
+    def lookups_under_way(self) -> int:
+        """Lookups that hang."""
+        return len(self._lookups)
+
+    def finds(self, host: str, found: list[str] | BaseException) -> None:
+        """The lookups of a name that hang come to their end, and so do those to come."""
+        self.addresses[host] = found
+        for lookup in [lookup for lookup, name in self._lookups.items() if name == host]:
+            if isinstance(found, BaseException):
+                lookup.set_exception(found)
+            else:
+                lookup.set_result(found)
+        self.loop.settle()
 
     def looks_up_again(self) -> None:
         """Every name is looked up once more."""
@@ -534,20 +556,23 @@ class Conversation:
 
     async def _dial(self, factory: Callable[[], Any], address: object) -> Any:
         self.dialed.append(address)
-        if isinstance(self.dialing, BaseException):
-            raise self.dialing
-        if self.dialing == "hang":
+        dialing = self.dialing
+        if isinstance(dialing, dict):
+            dialing = dialing.get(address[0] if isinstance(address, tuple) else str(address), "accept")
+        if isinstance(dialing, BaseException):
+            raise dialing
+        if dialing == "hang":
             await self._hang()
         protocol = factory()
         transport = StageTransport(self.loop, protocol, self.descriptor)
         peer = Peer(self, transport, address)
         self._peers.append(peer)
         try:
-            if self.dialing == "late":
+            if dialing == "late":
                 await self._hang()
         finally:
             protocol.connection_made(transport)
-        if self.dialing == "reset":
+        if dialing == "reset":
             transport.fail(ConnectionResetError(104, "Connection reset by peer"))
             await asyncio.sleep(0)
         else:

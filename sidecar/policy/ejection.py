@@ -148,22 +148,23 @@ class Ejection(Generic[M]):
         if member.times and now - member.until >= member.times * self.settings.for_s:
             member.times = 0
 
-    def failed(self, member: M, now: float) -> None:
-        """It has failed, in whatever way the dependency can."""
+    def failed(self, member: M, now: float) -> bool:
+        """It has failed, in whatever way the dependency can; whether it is out for that from now on."""
         self._take_back(now)
         if member.ejected:  # a call from before
-            return
+            return False
         member.failures += 1
         limit = self.settings.consecutive_failures
         if limit is None or member.failures < limit:
-            return
+            return False
         if len(self.members) - len(self._in) >= self._most_out() or member not in self._in:
-            return
+            return False
         member.ejected = True
         member.times = min(member.times + 1, MOST_TIMES)
         member.until = now + member.times * self.settings.for_s
         member.failures = limit - 1  # back again, it has one chance
         self._sort(now)
+        return True
 
     # -- time
 

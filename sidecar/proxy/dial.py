@@ -32,9 +32,9 @@ _LOCAL_ERRORS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
 
-# From here no way leads to an address, and as a rule to none of its kind: there is no route, no address of our own (or no
-# port of it left), no such protocol in the kernel. So it is on a host without IPv6, which finds such addresses all the
-# same; and as nothing there is ever busy, they would all stand in front of those of IPv4.
+# From here no way leads to an address, and as a rule to none of its kind: there is no route, no address of our own (or
+# no port of it left), no such protocol in the kernel. So it is on a host without IPv6, which finds such addresses all
+# the same; and as nothing there is ever busy, they would all stand in front of those of IPv4.
 _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -162,6 +162,8 @@ class Dial:
         self._leave_endpoint()
         if failed is not None:
             failed.judge(Outcome.FAILURE, self._deadlines.now)
+            if not self._raw and self._pool.serve_instead(self):
+                return
             if len(self._tried) < MOST_ADDRESSES:
                 another = self._next()
                 if another is not None:

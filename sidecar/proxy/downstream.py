@@ -86,7 +86,6 @@ class DownstreamConnection:
         "_decoder",
         "_exchange",
         "_lingered",
-        "_mistrusted",
         "_remaining",
         "_state",
         "awaits_continue",
@@ -114,7 +113,6 @@ class DownstreamConnection:
         self._exchange: Exchange | None = None
         self._decoder: ChunkedDecoder | None = None
         self._remaining = 0
-        self._mistrusted = False
         self.awaits_continue = False
         self.keep_alive = True
 
@@ -256,13 +254,14 @@ class DownstreamConnection:
             self._answer_options(head, rest)
             return
         listener.in_flight += 1
+        if head.upgrade is not None:
+            self.keep_alive = False  # as above: what follows may be of the protocol that was not agreed to
         if head.method == b"CONNECT":
-            self.keep_alive = False  # as above: what follows is no request, whatever the answer
+            self.keep_alive = False
             exchange: Exchange = ConnectExchange(self, pool, head, self._deadlines)
         else:
             exchange = Exchange(self, pool, head, self._deadlines)
         self._exchange = exchange
-        self._mistrusted = head.upgrade is not None
         if head.chunked:
             self._state = _CHUNKED
             self._decoder = ChunkedDecoder(self._settings.max_headers)
@@ -441,8 +440,7 @@ class DownstreamConnection:
         return self._half_closed and not self._held
 
     def _after_response(self) -> None:
-        # What came behind a request to switch protocols may be of the other one, which has not been agreed to.
-        if not self.keep_alive or self._sent_last or (self._mistrusted and self._held):
+        if not self.keep_alive or self._sent_last:
             self._linger()
             return
         self._state = _HEAD

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from sidecar.policy.ejection import Ejection, Member
 from sidecar.policy.states import Outcome
 from sidecar.proxy.resolver import Place
+
+log = logging.getLogger("sidecar.names")
 
 if TYPE_CHECKING:
     from sidecar.proxy.upstream import UpstreamConnection
@@ -51,7 +54,9 @@ class Endpoint(Member):
     def judge(self, outcome: Outcome, now: float) -> None:
         """An attempt that went to it has ended. A success need not be told where no failure came before."""
         if outcome is Outcome.FAILURE:
-            self._ejection.failed(self, now)
+            if self._ejection.failed(self, now):
+                what = "%s at %s is passed over for %g s: it has failed too often in a row"
+                log.warning(what, self.place.upstream, self.place.ip or "its path", self.until - now)
         elif outcome is Outcome.SUCCESS:
             self._ejection.succeeded(self, now)
 

@@ -35,7 +35,8 @@ Field = tuple[int, bytes, bytes]
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?")
 _known_hosts: Final[set[bytes]] = set()
 _MAX_KNOWN_HOSTS: Final = 1024  # a bound on memory; an application names few hosts
-_ABSOLUTE: Final = re.compile(rb"http://([^/?]*)(.*)", re.IGNORECASE)
+# Of a WebSocket as well, which some clients ask a proxy for by its own scheme (RFC 6455 section 3).
+_ABSOLUTE: Final = re.compile(rb"(?:http|ws)://([^/?]*)(.*)", re.IGNORECASE)
 _CODING: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t \x21-\x7e\x80-\xff]*))?")
 

@@ -42,6 +42,7 @@ class Handshake:
         if not self._listener.admit_handshake(self, transport):
             self._transport.abort()
             return
+        self._transport.pause_reading()  # what comes before `start_tls` has taken over would be lost
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:

@@ -265,6 +265,22 @@ class Pool:
         endpoint = max(self.ejection.members, key=lambda endpoint: len(endpoint.idle))
         next(iter(endpoint.idle)).close()
 
+    def serve_instead(self, dial: Dial) -> bool:
+        """An address has failed a dial. Where a connection to another one is idle, that serves whoever waits.
+
+        Returns:
+            Whether the dial is over.
+        """
+        if self._waiting and self._single is None:
+            now = self._deadlines.now
+            for endpoint in self.ejection.in_order():
+                connection = self._take_from(endpoint, now)
+                if connection is not None:
+                    del self._dials[dial]
+                    self._serve(connection)
+                    return True
+        return False
+
     def _make(self, endpoint: Endpoint) -> Wire:
         return UpstreamConnection(self, endpoint, self._deadlines)
 

@@ -69,7 +69,7 @@ def _queue(dependency: Dependency, waited_s: float | None) -> str:
     queue = dependency.admission.gate.queue
     if waited_s is not None:
         return f"it waited {waited_s:.3f} s in the queue in vain (queue.max_wait {queue.max_wait_s:g} s); "
-    if queue.limit and queue.max_wait_s:
+    if queue.limit and queue.max_wait_s and len(queue) >= queue.limit:  # what never waits has found room
         return f"all {queue.limit} places in the queue are taken (queue.limit); "
     return ""
 

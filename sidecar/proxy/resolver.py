@@ -170,7 +170,7 @@ class Resolver:
             upstream.host,
             self._dependency,
             self.reason,
-            f"its last {known} good addresses serve on" if known else "no address is known",
+            f"its last good addresses ({known}) serve on" if known else "no address is known",
         )
 
     def _tell(self) -> None:

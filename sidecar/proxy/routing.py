@@ -63,9 +63,10 @@ class Router(Generic[Target]):
         return self._authorities.get((name, int(port) if port else 80))
 
     def by_tunnel(self, authority: bytes) -> Target | None:
-        """The target that CONNECT names: host and port must both be configured, or the port be its upstream's own.
+        """The target that CONNECT names: as an entry of `hosts` with its port, or, for an entry without one, with the
+        port of an upstream.
 
-        Unlike a request, a tunnel cannot be for the default port and end at another one.
+        Unlike a request, a tunnel is never for the default port unless that is one of these.
         """
         name, port = canonical_host(authority)
         return self._tunnels.get((name, int(port))) if port else None

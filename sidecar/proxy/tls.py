@@ -115,7 +115,7 @@ def tls_failure(dependency: str, error: ssl.SSLError) -> UpstreamFailure:
         reason = error.verify_message.rstrip(".")
         return UpstreamFailure(f"the certificate of {dependency} is not accepted: {reason}", "tls_certificate_error")
     reason = (error.reason or "no reason given").replace("_", " ").lower()
-    if "alert" in reason:
+    if "alert" in reason or reason.startswith("tlsv1"):  # as OpenSSL calls alerts, "unrecognized name" among them
         hint = "; does it want a client certificate (tls.cert)?" if _MAY_WANT_CERTIFICATE & set(reason.split()) else ""
         return UpstreamFailure(f"{dependency} refused the TLS connection: {reason}{hint}", "tls_alert_received")
     hint = "; does it speak plain HTTP?" if "wrong version" in reason or "record layer" in reason else ""
@@ -158,6 +158,8 @@ def _why(error: OSError, paths: tuple[str, ...]) -> str:
         reason = (error.reason or str(error)).replace("_", " ").lower()
         if "key values mismatch" in reason:
             return f"the private key does not belong to the certificate ({files})"
+        if "pem lib" in reason:
+            return f"what is needed is not in {files}: a certificate, or its private key, as PEM"
         return f"no TLS can be set up with {files}: {reason}"
     missing = next((path for path, status in zip(paths, _signature(paths), strict=True) if status is None), None)
     reason = error.strerror or str(error)

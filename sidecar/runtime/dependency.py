@@ -179,6 +179,8 @@ class Dependency:
     def fallback_for(self, code: str, method: bytes) -> Fallback | None:
         """What is answered in place of a refusal with `code`; None for the refusal itself."""
         keys = self.settings.fallback
+        if method == b"CONNECT":  # whose client would take any 2xx for its tunnel
+            return None
         if code not in keys.on or method.decode("ascii") not in keys.methods:
             return None
         return self.fallback

@@ -98,7 +98,16 @@ def test_refusal_says_how_the_queue_was_of_no_help(
 ) -> None:
     door = Door(**keys, **({} if queue is None else {"queue": queue}))
     door.gets_in()
+    if queue == QUEUE:
+        door.waits("one")
+        door.waits("two")
     assert refused(door, waited_s).detail.endswith(f"; {words}{end}")
+
+
+def test_refusal_of_what_never_waits_blames_no_queue() -> None:
+    door = Door(rate_limit={"rate": "1/minute"}, queue=QUEUE)
+    door.gets_in()
+    assert "(queue.limit)" not in refused(door).detail
 
 
 # -- the circuit

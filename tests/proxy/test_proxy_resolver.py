@@ -270,7 +270,7 @@ def test_while_it_fails_the_last_good_addresses_serve_on(rig, caplog) -> None:
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",
-            "the name a of payments does not resolve (Name or service not known); its last 2 good addresses serve on",
+            "the name a of payments does not resolve (Name or service not known); its last good addresses (2) serve on",
         )
     ]
     caplog.clear()

@@ -172,7 +172,7 @@ class Wire:
         self.peer = peer
         self._buffer = bytearray()
         sock.settimeout(PATIENCE_S)
-        if sock.family == socket.AF_INET:
+        if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self) -> Self:
@@ -180,6 +180,9 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def handshake(self) -> None:
+        """What comes before the first octet, as the side that was connected to."""
 
     # sending and ending
 
@@ -192,7 +195,7 @@ class Wire:
 
     def reset(self) -> None:
         """RST, which throws away what is under way."""
-        if self.sock.family == socket.AF_INET:
+        if self.sock.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
@@ -212,7 +215,7 @@ class Wire:
 
     def _fill(self, so_far: bytes) -> None:
         try:
-            octets = self.sock.recv(1 << 18)
+            octets = self._receive()
         except TimeoutError:
             raise AssertionError(f"nothing came in {PATIENCE_S:g} s, behind {so_far[-200:]!r}") from None
         except (ConnectionError, OSError) as error:
@@ -220,6 +223,10 @@ class Wire:
         if not octets:
             raise Ended(so_far, reset=False)
         self._buffer += octets
+
+    def _receive(self) -> bytes:
+        """The next octets of the stream; none at its end."""
+        return self.sock.recv(1 << 18)
 
     def exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
@@ -332,6 +339,11 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> Wire:
         address: where to.
         receive_buffer: octets that the kernel may hold for us; the default is the kernel's.
     """
+    return Wire(connected(address, receive_buffer=receive_buffer), "sidecar")
+
+
+def connected(address: Address, *, receive_buffer: int | None = None) -> socket.socket:
+    """A socket that is connected; the arguments are those of `connect`."""
     sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
     try:
         if receive_buffer is not None:
@@ -341,7 +353,7 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> Wire:
     except BaseException:
         sock.close()
         raise
-    return Wire(sock, "sidecar")
+    return sock
 
 
 # -- pipes
@@ -392,24 +404,33 @@ class Upstream:
     Args:
         path: of a Unix socket; None is a port on loopback.
         script: what to do with a connection; by default, answer each request by `echo`.
+        host: the address of loopback, IPv6 where it has a colon.
+        port: 0 lets the kernel choose.
 
     Attributes:
+        authority: host and port; of no use for a Unix socket.
         wires: connections in the order of their arrival since `play` began.
         requests: what `serve` has read.
     """
 
-    def __init__(self, *, path: Path | None = None, script: Script | None = None) -> None:
+    scheme = "http"
+
+    def __init__(
+        self, *, path: Path | None = None, script: Script | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.wires: list[Wire] = []
         self.requests: list[Message] = []
         self._script = script or self.serve
         self._threads: list[threading.Thread] = []
         self._taking_in = threading.Lock()  # held while a connection that was accepted gets its wire and its thread
-        self._sentinel: bytes | tuple[str, int] | None = None
+        self._sentinel: Any = None
         self._sentinel_came = threading.Event()
         if path is None:
-            self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._listener = socket.create_server((host, port), family=family, backlog=1024)
             self.port = int(self._listener.getsockname()[1])
-            self.url = f"http://127.0.0.1:{self.port}"
+            self.authority = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+            self.url = f"{self.scheme}://{self.authority}"
         else:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(str(path))
@@ -439,14 +460,18 @@ class Upstream:
                 self._sentinel_came.set()
                 continue
             with self._taking_in:
-                wire = Wire(sock, "sidecar")
+                wire = self._wire(sock)
                 self.wires.append(wire)
                 thread = threading.Thread(target=self._run, args=(wire, self._script))
                 self._threads.append(thread)
                 thread.start()
 
+    def _wire(self, sock: socket.socket) -> Wire:
+        return Wire(sock, "sidecar")
+
     def _run(self, wire: Wire, script: Script) -> None:
         try:
+            wire.handshake()
             script(wire)
         except (Ended, OSError):
             pass  # the sidecar has left; whether it may is for the test to say
@@ -490,7 +515,7 @@ class Upstream:
             self._threads = []
         for wire in wires:
             with contextlib.suppress(OSError):
-                wire.finish()
+                wire.sock.shutdown(socket.SHUT_WR)
         for thread in threads:
             thread.join(PATIENCE_S)
             assert not thread.is_alive(), "the sidecar did not end a connection whose upstream has"
@@ -501,9 +526,10 @@ class Upstream:
         with socket.socket(self._listener.family) as sentinel:
             sentinel.settimeout(PATIENCE_S)
             # The kernel chooses a port, or an abstract name.
-            sentinel.bind(("127.0.0.1", 0) if sentinel.family == socket.AF_INET else "")
+            own = self._listener.getsockname()
+            sentinel.bind("" if sentinel.family == socket.AF_UNIX else (own[0], 0))
             self._sentinel = sentinel.getsockname()
-            sentinel.connect(self._listener.getsockname())
+            sentinel.connect(own)
             assert self._sentinel_came.wait(PATIENCE_S), "the upstream does not accept"
         self._sentinel = None  # whose port may be the sidecar's some day
 
@@ -561,6 +587,7 @@ class Sidecar:
         exit_status: that a good end has.
         stdout: a descriptor for its log; None for the file `out`.
         environment: variables beside those of the test.
+        within: a command that runs the command behind it, in the same process.
     """
 
     def __init__(self, folder: Path, dependencies: dict[str, Any], **settings: Any) -> None:
@@ -568,6 +595,7 @@ class Sidecar:
         self.out, self.err = folder / "stdout", folder / "stderr"
         self.stdout: int | None = None
         self.environment: dict[str, str] = {}
+        self.within: list[str] = []
         self.host = fresh_host()
         self.address: tuple[str, int] = (self.host, free_port(self.host))
         self.metrics = (self.host, free_port(self.host))
@@ -605,7 +633,7 @@ class Sidecar:
         """Start the process and wait until it is ready."""
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = psutil.Popen(
-                [sys.executable, "-m", "sidecar", "run", "--config", str(self.config)],
+                [*self.within, sys.executable, "-m", "sidecar", "run", "--config", str(self.config)],
                 cwd=ROOT,
                 env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,

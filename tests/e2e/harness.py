@@ -144,6 +144,12 @@ class Message:
         return str(json.loads(self.body)["detail"])
 
     @property
+    def refusal(self) -> tuple[int, str, str]:
+        """Status, code and error type of Proxy-Status of an answer that the sidecar gave itself."""
+        status = (self.get(b"proxy-status") or b"").decode()
+        return self.status, self.error, status.partition("error=")[2].partition(";")[0]
+
+    @property
     def closes(self) -> bool:
         return b"close" in (self.get(b"connection") or b"").lower()
 
@@ -354,6 +360,29 @@ def connected(address: Address, *, receive_buffer: int | None = None) -> socket.
         sock.close()
         raise
     return sock
+
+
+# -- more than fits
+
+
+MB = 1_000_000
+
+IN_BETWEEN = 2 * kernel_holds()
+"""What the kernel can hold between an application and an upstream, on the two connections together."""
+
+
+class Flood:
+    """Sends octets as fast as they are taken, and counts them: by far more than the kernel can hold."""
+
+    def __init__(self) -> None:
+        self.size = IN_BETWEEN // MB * MB + 40 * MB
+        self.sent = 0
+
+    def __call__(self, wire: Wire) -> None:
+        piece = b"x" * 100_000
+        while self.sent < self.size:
+            wire.send(piece)
+            self.sent += len(piece)
 
 
 # -- pipes
@@ -588,6 +617,7 @@ class Sidecar:
         stdout: a descriptor for its log; None for the file `out`.
         environment: variables beside those of the test.
         within: a command that runs the command behind it, in the same process.
+        provoked: words in lines of its log that are no complaints, since a test has caused them on purpose.
     """
 
     def __init__(self, folder: Path, dependencies: dict[str, Any], **settings: Any) -> None:
@@ -596,6 +626,7 @@ class Sidecar:
         self.stdout: int | None = None
         self.environment: dict[str, str] = {}
         self.within: list[str] = []
+        self.provoked: list[str] = []
         self.host = fresh_host()
         self.address: tuple[str, int] = (self.host, free_port(self.host))
         self.metrics = (self.host, free_port(self.host))
@@ -681,8 +712,11 @@ class Sidecar:
         lines = self.err.read_text("utf-8", "replace").splitlines()
         return [
             *(line for line in lines if any(word in line for word in _COMPLAINTS)),
-            *(line for line in self.logged() if is_complaint(line)),
+            *(line for line in self.logged() if is_complaint(line) and not self._is_provoked(line)),
         ]
+
+    def _is_provoked(self, line: dict[str, Any]) -> bool:
+        return any(words in line.get("msg", "") for words in self.provoked)
 
     def control(self, path: str) -> Message:
         """What the read-only port answers."""

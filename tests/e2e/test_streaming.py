@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 
 from .harness import (
+    IN_BETWEEN,
+    MB,
     Background,
     Ended,
+    Flood,
     Sidecar,
     Upstream,
     Wire,
     answer,
     eventually,
     get,
-    kernel_holds,
     post,
     steady,
 )
 
 pytestmark = pytest.mark.usefixtures("settled")
-
-MB = 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -130,24 +130,6 @@ def test_trailers_travel_both_ways(sidecar: Sidecar, upstream: Upstream) -> None
 
 
 # -- at constant memory
-
-
-IN_BETWEEN = 2 * kernel_holds()
-"""What the kernel can hold between an application and an upstream, on the two connections together."""
-
-
-class Flood:
-    """Sends octets as fast as they are taken, and counts them: by far more than the kernel can hold."""
-
-    def __init__(self) -> None:
-        self.size = IN_BETWEEN // MB * MB + 40 * MB
-        self.sent = 0
-
-    def __call__(self, wire: Wire) -> None:
-        piece = b"x" * 100_000
-        while self.sent < self.size:
-            wire.send(piece)
-            self.sent += len(piece)
 
 
 def test_client_that_reads_slowly_holds_the_upstream_back(sidecar: Sidecar, upstream: Upstream) -> None:

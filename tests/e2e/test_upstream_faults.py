@@ -58,31 +58,25 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream, full: 
         yield sidecar
 
 
-def refusal(message: Message) -> tuple[int, str, str]:
-    """Status, code, and the error type of Proxy-Status."""
-    status = (message.get(b"proxy-status") or b"").decode()
-    return message.status, message.error, status.partition("error=")[2].partition(";")[0]
-
-
 # -- no connection
 
 
 def test_refused_connection_is_502(sidecar: Sidecar) -> None:
     response = sidecar.ask(get("/dead/x"))
 
-    assert refusal(response) == (502, "DOWNSTREAM_FAILURE", "connection_refused")
+    assert response.refusal == (502, "DOWNSTREAM_FAILURE", "connection_refused")
     assert "dead" in response.detail
 
 
 def test_missing_unix_socket_is_502(sidecar: Sidecar) -> None:
-    assert refusal(sidecar.ask(get("/missing/x")))[:2] == (502, "DOWNSTREAM_FAILURE")
+    assert sidecar.ask(get("/missing/x")).refusal[:2] == (502, "DOWNSTREAM_FAILURE")
 
 
 def test_connect_that_hangs_ends_at_the_connect_timeout(sidecar: Sidecar) -> None:
     """timeout.total is 60 s here; a test that waited for that would have given up."""
     response = sidecar.ask(get("/full/x"))
 
-    assert refusal(response) == (504, "DOWNSTREAM_TIMEOUT", "connection_timeout")
+    assert response.refusal == (504, "DOWNSTREAM_TIMEOUT", "connection_timeout")
     assert "timeout.connect" in response.detail
 
 
@@ -169,7 +163,7 @@ def test_upstream_without_a_valid_answer_is_502_and_asked_once(
         wire.send(get("/plain/x") if method == "GET" else post("/plain/x", b"order"))
         response = wire.response()
 
-        assert refusal(response) == (502, "DOWNSTREAM_FAILURE", proxy_error)
+        assert response.refusal == (502, "DOWNSTREAM_FAILURE", proxy_error)
         assert "plain" in response.body.decode()
         assert len(upstream.wires) == 1
         # The application's connection is none the worse for it.
@@ -182,7 +176,7 @@ def test_interim_answer_before_a_reset_is_passed_on_and_then_502(sidecar: Sideca
         wire.send(get("/plain/x"))
 
         assert wire.response().status == 102
-        assert refusal(wire.response()) == (502, "DOWNSTREAM_FAILURE", "connection_terminated")
+        assert wire.response().refusal == (502, "DOWNSTREAM_FAILURE", "connection_terminated")
 
 
 @pytest.mark.parametrize("octets", [b"", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 102 Processing\r\n\r\n"])
@@ -193,7 +187,7 @@ def test_silent_upstream_is_504_and_its_connection_ends(sidecar: Sidecar, upstre
         if response.status == 102:
             response = wire.response()
 
-        assert refusal(response) == (504, "DOWNSTREAM_TIMEOUT", "http_response_timeout")
+        assert response.refusal == (504, "DOWNSTREAM_TIMEOUT", "http_response_timeout")
         assert "timeout.first_byte" in response.detail
         eventually(lambda: sidecar.established(upstream.port) == 0, "the silent connection is closed")
 
@@ -202,7 +196,7 @@ def test_total_timeout_governs_where_it_is_shorter(sidecar: Sidecar, upstream: U
     with upstream.play(saying(b"")):
         response = sidecar.ask(get("/whole/x"))
 
-        assert refusal(response) == (504, "DOWNSTREAM_TIMEOUT", "http_response_timeout")
+        assert response.refusal == (504, "DOWNSTREAM_TIMEOUT", "http_response_timeout")
         assert "timeout.total" in response.detail
 
 
@@ -255,7 +249,7 @@ def test_other_request_on_a_dying_pooled_connection_is_502_and_seen_once(
         assert sidecar.ask(get("/plain/warm")).body == b"warm"
         response = sidecar.ask(post("/plain/x", b"order", method=method))
 
-        assert refusal(response) == (502, "DOWNSTREAM_FAILURE", "connection_terminated")
+        assert response.refusal == (502, "DOWNSTREAM_FAILURE", "connection_terminated")
         assert [request.body for request in upstream.requests[1:]] == [b"order"]
         assert len(upstream.wires) == 1
 

@@ -419,7 +419,7 @@ def in_pipe(reading: int) -> bytes:
 # -- the upstream
 
 
-Script = Callable[[Wire], None]
+Script = Callable[[Wire], object]
 
 
 def echo(wire: Wire, request: Message) -> None:

@@ -494,7 +494,7 @@ def test_tunnels_and_their_octets_are_counted(sidecar: Sidecar, upstream: Upstre
             return sidecar.metric(name, dependency="plain", **labels)
 
         return (
-            metric("sidecar_tunnels_total"),
+            metric("sidecar_tunnels_opened_total"),
             metric("sidecar_tunnel_bytes_total", direction="upstream"),
             metric("sidecar_tunnel_bytes_total", direction="downstream"),
         )

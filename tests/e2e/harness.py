@@ -475,8 +475,12 @@ class Upstream:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
         self._acceptor.join()
-        self._listener.close()
+        self.close()
         self._hang_up()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
 
     def _accept(self) -> None:
         while True:

@@ -7,10 +7,13 @@ just being replaced, are said so once, and what was good stays in force.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import ssl
 from collections.abc import Callable
+from typing import Final
 
 from sidecar.config import ListenerTls, Tls
 from sidecar.errors import Refusal, StartError, UpstreamFailure
@@ -18,6 +21,12 @@ from sidecar.errors import Refusal, StartError, UpstreamFailure
 log = logging.getLogger("sidecar.tls")
 
 _Signature = tuple[tuple[int, int, int, int] | None, ...]
+
+# Not the files' doing: the next second may bring what is wanted, though they do not change.
+_OF_THE_MOMENT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
+
+# What Python puts around the words of OpenSSL.
+_FRAME: Final = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
 
 
 class TlsContext:
@@ -39,7 +48,8 @@ class TlsContext:
         self._key = key
         self._make = make
         self._paths = paths
-        self._signature = _signature(paths)
+        self._signature: _Signature | None = _signature(paths)  # of what was read last; None: read it again
+        self._said: str | None = None
         try:
             self.context = make()
         except OSError as error:
@@ -56,8 +66,14 @@ class TlsContext:
         try:
             self.context = self._make()
         except OSError as error:
-            log.error("%s: %s; what was read before stays in force", self._key, _why(error, self._paths))  # noqa: TRY400
+            if error.errno in _OF_THE_MOMENT and not isinstance(error, ssl.SSLError):
+                self._signature = None
+            why = _why(error, self._paths)
+            if why != self._said:
+                self._said = why
+                log.error("%s: %s; what was read before stays in force", self._key, why)  # noqa: TRY400
         else:
+            self._said = None
             log.info("%s: its files have changed and were read again", self._key)
 
 
@@ -112,17 +128,27 @@ def listener_context(key: str, keys: ListenerTls) -> TlsContext | None:
 def tls_failure(dependency: str, error: ssl.SSLError) -> UpstreamFailure:
     """What a TLS error of a dependency's connection means (RFC 9209 sections 2.3.12 to 2.3.14)."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = error.verify_message.rstrip(".")
+        reason = (getattr(error, "verify_message", None) or _reason(error)).rstrip(".")
         return UpstreamFailure(f"the certificate of {dependency} is not accepted: {reason}", "tls_certificate_error")
-    reason = (error.reason or "no reason given").replace("_", " ").lower()
-    if "alert" in reason or reason.startswith("tlsv1"):  # as OpenSSL calls alerts, "unrecognized name" among them
+    reason = _reason(error)
+    if reason.startswith(_ALERTS):
         hint = "; does it want a client certificate (tls.cert)?" if _MAY_WANT_CERTIFICATE & set(reason.split()) else ""
         return UpstreamFailure(f"{dependency} refused the TLS connection: {reason}{hint}", "tls_alert_received")
     hint = "; does it speak plain HTTP?" if "wrong version" in reason or "record layer" in reason else ""
     return UpstreamFailure(f"no TLS with {dependency} is possible: {reason}{hint}", "tls_protocol_error")
 
 
-_MAY_WANT_CERTIFICATE = {"certificate", "handshake"}
+_ALERTS: Final = ("sslv3 alert ", "tlsv1 ", "tlsv13 ")  # that were received; not all of them say what they are
+_MAY_WANT_CERTIFICATE: Final = {"certificate", "handshake"}
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """The words of OpenSSL for what went wrong: its name for that, or a text where Python knows no name."""
+    name: str | None = getattr(error, "reason", None)  # missing where it was not OpenSSL that failed
+    if name:
+        return name.replace("_", " ").lower()
+    text = error.strerror or "".join(map(str, error.args[-1:]))
+    return _FRAME.sub("", text) or "no reason given"
 
 
 def is_tls(refusal: Refusal) -> bool:
@@ -148,14 +174,16 @@ def _signature(paths: tuple[str, ...]) -> _Signature:
         except OSError:
             found.append(None)
         else:
-            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+            # When its inode changed, not when it was written: that covers who may read it, and cannot be set to what it
+            # was, as tar and rsync do.
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns))
     return tuple(found)
 
 
 def _why(error: OSError, paths: tuple[str, ...]) -> str:
     files = ", ".join(paths) or "the authorities of the system"
     if isinstance(error, ssl.SSLError):
-        reason = (error.reason or str(error)).replace("_", " ").lower()
+        reason = _reason(error)
         if "key values mismatch" in reason:
             return f"the private key does not belong to the certificate ({files})"
         if "pem lib" in reason:

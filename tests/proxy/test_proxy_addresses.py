@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from sidecar.errors import Refusal
 from sidecar.policy.states import Outcome
 from sidecar.proxy.endpoint import Endpoint
+from sidecar.proxy.tls import TlsContext
 from sidecar.proxy.upstream import UpstreamConnection
 from tests.proxy.transcript import GET, GET_UPSTREAM, OK, OK_DOWNSTREAM, Conversation, Peer, message
 
@@ -145,6 +147,14 @@ def test_idle_connection_is_used_to_the_address_whose_turn_it_is(at) -> None:
     assert dialed(talk) == [A, B]
 
 
+def test_address_whose_turn_it_is_is_dialed_though_another_has_an_idle_connection(at) -> None:
+    talk = at(A, B)
+    assert answered(talk) == A
+    talk.rng = lambda: 0.9
+    assert answered(talk) == B
+    assert dialed(talk) == [A, B]
+
+
 def test_saturated_pool_uses_idle_connections_to_any_address(at) -> None:
     talk = at(A, B, pool={"max_connections": 1})
     one, other = talk.client(), talk.client()
@@ -258,6 +268,22 @@ def test_answer_names_the_address_where_there_are_others(at) -> None:
     answer = asks(talk).gets_refusal(502, "DOWNSTREAM_FAILURE")
     assert answer.proxy_error == "destination_ip_unroutable"
     assert answer.detail == f"payments cannot be reached: No route to host at {SIX} port 8080, nor at 1 before"
+
+
+@pytest.mark.parametrize(
+    ("dialing", "detail"),
+    [
+        (REFUSED, "no connection to payments: Connection refused"),
+        (error(errno.ENETUNREACH), "payments cannot be reached: Network is unreachable"),
+        (ConnectionResetError(), "payments broke the connection before it answered"),
+        ("reset", "payments closed the connection before it answered"),
+    ],
+    ids=str,
+)
+def test_answer_does_not_name_an_only_address(at, dialing: Any, detail: str) -> None:
+    talk = at(A)
+    talk.dialing = dialing
+    assert asks(talk).gets_refusal(502, "DOWNSTREAM_FAILURE").detail == detail
 
 
 def test_other_address_is_the_least_busy_one(at) -> None:
@@ -789,6 +815,86 @@ def test_unix_sockets_stand_in_for_each_other(converse) -> None:
     assert talk.dialed == ["/run/x", "/run/y"]
     talk.upstream().sends(OK)
     client.gets(OK_DOWNSTREAM)
+
+
+# -- TLS
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        ({"upstream": ["https://a:8443", "https://192.0.2.9"]}, {"a": "a", "192.0.2.9": "192.0.2.9"}),
+        ({"upstream": ["https://a", "https://[::1]"], "tls": {"server_name": "b"}}, {"a": "b", "::1": "b"}),
+        ({"upstream": ["http://a", "http://192.0.2.9"]}, {"a": None, "192.0.2.9": None}),
+    ],
+)
+def test_certificate_must_be_for_the_upstream_or_for_the_name_that_is_configured(
+    converse, keys: dict[str, Any], names: dict[str, str | None]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    talk = converse(**keys, hosts=["app"], tls_context=TlsContext("tls", lambda: context, ()))
+    talk.dialing = REFUSED
+    asks(talk).gets_refusal(502, "DOWNSTREAM_FAILURE")
+    found = {}
+    for (ip, _), options in zip(talk.dialed, talk.dialed_with, strict=True):
+        found[ip] = options.get("server_hostname")
+        assert options.get("ssl") is (None if found[ip] is None else context)
+    assert found == names
+
+
+def test_new_connection_uses_the_context_that_is_in_force(converse) -> None:
+    made: list[ssl.SSLContext] = []
+
+    def make() -> ssl.SSLContext:
+        made.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return made[-1]
+
+    tls = TlsContext("tls", make, ())
+    talk = converse(upstream="https://192.0.2.1", hosts=["app"], tls_context=tls, pool={"max_idle": 0})
+    answered(talk)
+    tls.context = make()
+    answered(talk)
+    assert [options["ssl"] for options in talk.dialed_with] == made
+
+
+@pytest.mark.parametrize(
+    ("failure", "proxy_error"),
+    [
+        (ssl.SSLCertVerificationError(1, "x"), "tls_certificate_error"),
+        (ssl.SSLError(1, "x"), "tls_protocol_error"),
+        (ConnectionResetError(), "connection_terminated"),
+    ],
+)
+def test_tls_error_is_a_connect_failure_and_passes_on(converse, failure: OSError, proxy_error: str) -> None:
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        failure.verify_message = "certificate has expired"
+    tls = TlsContext("tls", lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ())
+    talk = converse(upstream=["https://192.0.2.1", "https://192.0.2.2"], hosts=["app"], tls_context=tls)
+    talk.rng = lambda: 0.0
+    talk.dialing = {A: failure}
+    client = asks(talk)
+    assert dialed(talk) == [A, B]
+    talk.upstream().sends(OK)
+    client.gets(OK_DOWNSTREAM)
+    assert endpoint(talk, A).failures == 1
+    talk.dialing = failure
+    talk.passes(5)
+    assert asks(talk).gets_refusal(502, "DOWNSTREAM_FAILURE").proxy_error == proxy_error
+    assert attempts(talk) == {Outcome.SUCCESS: 1, Outcome.FAILURE: 1}
+
+
+def test_stalled_handshake_is_a_connect_timeout_that_says_so(converse) -> None:
+    tls = TlsContext("tls", lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ())
+    talk = converse(upstream="https://192.0.2.1", hosts=["app"], tls_context=tls, timeout=TIMEOUT)
+    talk.dialing = "hang"
+    client = asks(talk)
+    talk.passes(2.1)
+    answer = client.gets_refusal(504, "DOWNSTREAM_TIMEOUT")
+    assert answer.proxy_error == "connection_timeout"
+    assert answer.detail == (
+        "payments did not accept a connection and complete its TLS handshake within 2 s (timeout.connect)"
+    )
+    assert talk.dialed_with[0]["ssl_handshake_timeout"] > 2
 
 
 # -- no address known yet

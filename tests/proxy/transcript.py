@@ -24,6 +24,7 @@ from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
+from sidecar.proxy.tls import TlsContext
 from sidecar.runtime.deadlines import TICK_S, Deadlines
 from sidecar.runtime.dependency import Dependency
 
@@ -58,6 +59,7 @@ class StageLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, clock: Clock) -> None:
         self.dial: Callable[[Callable[[], Any], object], Awaitable[Any]]
+        self.dialed_with: list[dict[str, Any]] = []  # the options of each attempt to connect, beside its address
         self.faults: list[dict[str, Any]] = []
         self.timers: list[asyncio.TimerHandle] = []
         self._clock = clock
@@ -95,7 +97,8 @@ class StageLoop(asyncio.AbstractEventLoop):
     def create_task(self, coro: Any, **_: Any) -> asyncio.Task[Any]:
         return asyncio.Task(coro, loop=self)
 
-    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:
+    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        self.dialed_with.append(options)
         return await self.dial(factory, (host, port))
 
     async def create_unix_connection(self, factory: Any, path: Any = None, **_: Any) -> Any:
@@ -405,6 +408,7 @@ class Conversation:
         shared: the listener is the shared one; else it belongs to the dependency `payments`.
         others: further dependencies, by name.
         addresses: what the first lookup of a name finds; see the attribute.
+        tls_context: of `payments`, where its upstream is https; the stage itself speaks no TLS.
         keys: of the dependency `payments`.
     """
 
@@ -415,6 +419,7 @@ class Conversation:
         shared: bool = False,
         others: dict[str, dict[str, Any]] | None = None,
         addresses: dict[str, list[str] | BaseException | str] | None = None,
+        tls_context: TlsContext | None = None,
         **keys: Any,
     ) -> None:
         document = {
@@ -437,7 +442,7 @@ class Conversation:
         self.looked_up: list[str] = []
         self._lookups: dict[asyncio.Future[list[str]], str] = {}
         self.pools = {
-            name: Pool(self._dependency(settings), self.deadlines, self._look_up)
+            name: Pool(self._dependency(settings), self.deadlines, self._look_up, tls_context)
             for name, settings in config.dependencies.items()
         }
         self.pool = self.pools["payments"]
@@ -454,6 +459,7 @@ class Conversation:
         # that is not accepted.
         self.dialing: str | BaseException | dict[str, str | BaseException] = "accept"
         self.dialed: list[object] = []
+        self.dialed_with = self.loop.dialed_with
         self._hanging: deque[asyncio.Future[None]] = deque()
         self._arriving: deque[Peer] = deque()
         self._peers: list[Peer] = []

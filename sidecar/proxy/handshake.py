@@ -19,6 +19,17 @@ _SHUTDOWN_S: Final = 2.0
 """How long a client may take to agree to the end of a connection; see `downstream`."""
 
 
+def _feed(transport: asyncio.Transport, octets: bytes) -> None:
+    """Give the protocol of a transport, which is TLS by now, octets that came before it was."""
+    protocol = cast("asyncio.BufferedProtocol", transport.get_protocol())
+    while octets:
+        buffer = memoryview(protocol.get_buffer(len(octets)))
+        size = min(len(buffer), len(octets))
+        buffer[:size] = octets[:size]
+        octets = octets[size:]
+        protocol.buffer_updated(size)
+
+
 class Handshake:
     """The TLS handshake of one accepted connection; an asyncio protocol by its methods.
 
@@ -42,26 +53,37 @@ class Handshake:
         if not self._listener.admit_handshake(self, transport):
             self._transport.abort()
             return
-        self._transport.pause_reading()  # what comes before `start_tls` has taken over would be lost
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         loop: Any = asyncio.get_running_loop()  # whose types ask for a subclass of asyncio.Protocol
         listener = self._listener
-        try:
-            transport = await loop.start_tls(
-                self._transport,
+        raw = self._transport
+        assert raw is not None, "it has been made"
+        upgrade: asyncio.Task[Any] = loop.create_task(
+            loop.start_tls(
+                raw,
                 self,
                 self._tls.context,
                 server_side=True,
                 ssl_handshake_timeout=listener.settings.head_timeout,
                 ssl_shutdown_timeout=_SHUTDOWN_S,
             )
+        )
+        try:
+            # The loop reads from the moment on when a connection is made, so the beginning of the handshake may come
+            # before TLS has taken over: in two turns it has, and is not read before it is given that.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            early, self._early = self._early, b""
+            _feed(raw, early)
+            transport = await upgrade
         except OSError as error:  # of TLS, of the connection, and of time
             self.close()
             listener.on_handshake_failed(error)
             return
         finally:
+            upgrade.cancel()
             self._task = None
             listener.on_handshake_over(self)
         connection = DownstreamConnection(listener)
@@ -73,6 +95,7 @@ class Handshake:
             connection.eof_received()
 
     def data_received(self, data: bytes) -> None:
+        """Octets of the handshake before TLS has taken over, or of the first request behind it."""
         self._early += data
 
     def eof_received(self) -> None:

@@ -3,14 +3,19 @@
 A lookup goes to a thread (getaddrinfo knows /etc/hosts, search domains and whatever else the host is configured with,
 and blocks), so the loop never waits for one; and there is at most one under way for a name, so a resolver that hangs
 takes one thread and no more. What is found stays in force until something else is found.
+
+The threads are our own and not the loop's: those are four for everything, so that four names that hang would stop all
+others, and whoever ends the process has to wait for them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -45,11 +50,46 @@ class Lookup(Protocol):
         """
 
 
+MOST_THREADS: Final = 64
+"""Lookups under way at once; further ones wait."""
+
+_room = threading.BoundedSemaphore(MOST_THREADS)
+
+
 async def system_lookup(host: str, port: int) -> list[str]:
     """What the host's own resolver says, of IPv4 and IPv6."""
-    # Without AI_ADDRCONFIG, which takes ::1 away from localhost where no other interface speaks IPv6.
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    while not _room.acquire(blocking=False):  # noqa: ASYNC110  (room is made in threads, and there hardly ever is none)
+        await asyncio.sleep(0.05)
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def look_up() -> None:
+        answer: list[str] | Exception
+        try:
+            # Without AI_ADDRCONFIG, which takes ::1 away from localhost where no other interface speaks IPv6.
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer = list(dict.fromkeys(str(address[0]) for *_, address in addresses))
+        except Exception as error:  # noqa: BLE001  raised where it is awaited
+            answer = error
+        _room.release()
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(_settle, found, answer)
+
+    try:
+        threading.Thread(target=look_up, name="lookup", daemon=True).start()
+    except RuntimeError as error:  # no further thread can be made
+        _room.release()
+        raise OSError(str(error)) from error
+    return await found
+
+
+def _settle(found: asyncio.Future[list[str]], answer: list[str] | Exception) -> None:
+    if found.done():  # cancelled meanwhile
+        return
+    if isinstance(answer, Exception):
+        found.set_exception(answer)
+    else:
+        found.set_result(answer)
 
 
 class Resolver:

@@ -2,16 +2,14 @@
 
 A lookup goes to a thread (getaddrinfo knows /etc/hosts, search domains and whatever else the host is configured with,
 and blocks), so the loop never waits for one; and there is at most one under way for a name, so a resolver that hangs
-takes one thread and no more. What is found stays in force until something else is found.
-
-The threads are our own and not the loop's: those are four for everything, so that four names that hang would stop all
-others, and whoever ends the process has to wait for them.
+takes one thread for each and no more. What is found stays in force until something else is found.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import socket
@@ -57,39 +55,41 @@ _room = threading.BoundedSemaphore(MOST_THREADS)
 
 
 async def system_lookup(host: str, port: int) -> list[str]:
-    """What the host's own resolver says, of IPv4 and IPv6."""
-    while not _room.acquire(blocking=False):  # noqa: ASYNC110  (room is made in threads, and there hardly ever is none)
-        await asyncio.sleep(0.05)
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[str]] = loop.create_future()
+    """What the host's own resolver says, of IPv4 and IPv6.
 
-    def look_up() -> None:
-        answer: list[str] | Exception
+    In a thread of its own, not by `loop.getaddrinfo`: uvloop has four threads for that, which four names that hang take
+    from all others, and either loop waits at its end for those under way, longer than the process may take to stop.
+
+    Raises:
+        OSError: there are none, or whoever should know does not answer, or no thread can be had.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[str]] = loop.create_future()
+
+    def ask() -> None:
+        found: list[str] | Exception
         try:
             # Without AI_ADDRCONFIG, which takes ::1 away from localhost where no other interface speaks IPv6.
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            answer = list(dict.fromkeys(str(address[0]) for *_, address in addresses))
-        except Exception as error:  # noqa: BLE001  raised where it is awaited
-            answer = error
-        _room.release()
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            loop.call_soon_threadsafe(_settle, found, answer)
+            found = list(dict.fromkeys(str(address[0]) for *_, address in addresses))
+        except Exception as error:  # noqa: BLE001  whatever it is, it is for whoever waits
+            found = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(deliver, found)
+
+    def deliver(found: list[str] | Exception) -> None:
+        if answer.done():  # given up
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
 
     try:
-        threading.Thread(target=look_up, name="lookup", daemon=True).start()
-    except RuntimeError as error:  # no further thread can be made
-        _room.release()
-        raise OSError(str(error)) from error
-    return await found
-
-
-def _settle(found: asyncio.Future[list[str]], answer: list[str] | Exception) -> None:
-    if found.done():  # cancelled meanwhile
-        return
-    if isinstance(answer, Exception):
-        found.set_exception(answer)
-    else:
-        found.set_result(answer)
+        threading.Thread(target=ask, name=f"lookup of {host}", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
+    return await answer
 
 
 class Resolver:

@@ -6,6 +6,9 @@ import asyncio
 import logging
 import random
 import socket
+import subprocess
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -444,6 +447,78 @@ async def test_system_lookup_says_each_address_once(monkeypatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     assert await system_lookup("a", 80) == ["2001:db8::1", "192.0.2.1"]
+
+
+async def test_names_that_hang_take_nothing_from_others(monkeypatch) -> None:
+    released = threading.Event()
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
+        if host.startswith("slow"):
+            released.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    hanging = [asyncio.ensure_future(system_lookup(f"slow{number}", 80)) for number in range(40)]
+    assert await asyncio.wait_for(system_lookup("fast", 80), 30) == ["192.0.2.1"]
+    hanging[0].cancel()
+    released.set()
+    found = await asyncio.gather(*hanging, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert found[1:] == [["192.0.2.1"]] * 39
+
+
+@pytest.mark.parametrize("loop", ["uvloop.new_event_loop", "asyncio.new_event_loop"])
+def test_lookup_that_hangs_does_not_keep_the_process_from_its_end(loop: str) -> None:
+    program = f"""
+import asyncio, socket, time, uvloop
+from sidecar.proxy.resolver import system_lookup
+socket.getaddrinfo = lambda *_, **__: time.sleep(3600)
+async def main():
+    hanging = asyncio.ensure_future(system_lookup("a", 80))
+    await asyncio.sleep(0)
+    hanging.cancel()
+with asyncio.Runner(loop_factory={loop}) as runner:
+    runner.run(main())
+print("over")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert (ran.stdout, ran.stderr) == ("over\n", "")
+
+
+def test_answer_that_comes_when_the_loop_is_closed_is_for_nobody(monkeypatch) -> None:
+    released, threads = threading.Event(), []
+
+    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        threads.append(threading.current_thread())
+        released.wait(60)
+        return []
+
+    async def give_up() -> None:
+        lookup = asyncio.ensure_future(system_lookup("a", 80))
+        while not threads:
+            await asyncio.sleep(0.001)
+        lookup.cancel()
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    asyncio.run(give_up())
+    released.set()
+    threads[0].join(60)
+    assert not threads[0].is_alive()
+
+
+async def test_want_of_threads_is_a_failure_like_others(monkeypatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(OSError, match="can't start new thread"):
+        await system_lookup("localhost", 80)
+
+
+async def test_defect_in_the_thread_reaches_who_waits(monkeypatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: 17)
+    with pytest.raises(TypeError):
+        await system_lookup("localhost", 80)
 
 
 async def test_system_lookup_of_an_unknown_name_is_an_error() -> None:

@@ -111,7 +111,15 @@ class Ejection(Generic[M]):
         """The less busy of two at random among those that are in, or among all where none is; None without members."""
         if now >= self._next_return:
             self._take_back(now)
-        choices = self._in or self.members
+        return self._pick_of(self._in or self.members)
+
+    def pick_where(self, wanted: Callable[[M], bool], now: float) -> M | None:
+        """Likewise, of those that are wanted."""
+        self._take_back(now)
+        choices = [member for member in self._in if wanted(member)]
+        return self._pick_of(choices or [member for member in self.members if wanted(member)])
+
+    def _pick_of(self, choices: list[M]) -> M | None:
         count = len(choices)
         if count == 1:
             return choices[0]

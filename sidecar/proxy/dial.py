@@ -114,7 +114,10 @@ class Dial:
         self._try(self._first())
 
     def _first(self) -> Endpoint | None:
-        return self._pool.ejection.pick(self._deadlines.now) if self._only is None else self._next()
+        ejection, only = self._pool.ejection, self._only
+        if only is None:
+            return ejection.pick(self._deadlines.now)
+        return ejection.pick_where(lambda each: each.place.upstream == only, self._deadlines.now)
 
     def _next(self) -> Endpoint | None:
         """One that has not been tried, of a kind to which there is a way if there is any."""

@@ -330,6 +330,25 @@ def test_ejected_one_is_passed_over_even_where_it_is_the_least_busy() -> None:
     assert picked(addresses, 1.0) == {"b", "c"}
 
 
+def test_of_those_that_are_wanted_the_less_busy_of_two_is_asked() -> None:
+    addresses, (a, b, c, d) = ejection(4, rng=scripted(0.0, 0.9, 0.4, 0.9))
+    a.busy = 1
+    assert addresses.pick_where(lambda member: member is not b, 0.0) is d  # of a and d
+    assert addresses.pick_where(lambda member: member is not b, 0.0) is c  # of c and d
+    assert addresses.pick_where(lambda member: member is b, 0.0) is b
+    assert addresses.pick_where(lambda member: False, 0.0) is None
+
+
+def test_of_those_that_are_wanted_one_that_is_out_is_asked_only_where_all_are() -> None:
+    addresses, (a, b, _, d) = ejection(4)
+    for member in (a, b):
+        fail(addresses, member, 3, 0.0)
+    assert addresses.pick_where(lambda member: member in (a, d), 1.0) is d
+    assert addresses.pick_where(lambda member: member is a, 1.0) is a
+    d.busy = 9
+    assert addresses.pick_where(lambda member: member in (a, d), FOR_S) is a
+
+
 def test_other_one_is_the_least_busy_that_has_not_been_tried() -> None:
     addresses, (a, b, c, d) = ejection(4)
     a.busy, b.busy, c.busy, d.busy = 0, 2, 1, 3

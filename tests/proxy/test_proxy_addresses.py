@@ -897,6 +897,49 @@ def test_stalled_handshake_is_a_connect_timeout_that_says_so(converse) -> None:
     assert talk.dialed_with[0]["ssl_handshake_timeout"] > 2
 
 
+# -- tunnels
+
+
+def _connects(talk: Conversation, host: str) -> list[str]:
+    asks(talk, message(f"CONNECT {host} HTTP/1.1", f"Host: {host}"))
+    return dialed(talk)
+
+
+def test_tunnels_to_one_of_several_upstreams_are_spread_over_its_addresses(converse) -> None:
+    talk = converse(
+        upstream=["http://a:81", "http://b:82"],
+        hosts=["a:81", "b:82"],
+        addresses={"a": [A, B], "b": [C, D]},
+    )
+    talk.dialing = REFUSED
+    for draw, asked in ((0.0, [C, D]), (0.9, [D, C]), (0.0, [C, D])):
+        talk.rng = lambda draw=draw: draw
+        assert _connects(talk, "b:82") == asked
+    assert talk.dialed_with == [{}] * 6
+
+
+def test_tunnel_to_an_upstream_that_is_down_does_not_end_at_another(converse) -> None:
+    talk = converse(
+        upstream=["http://a:81", "http://b:82"],
+        hosts=["a:81", "b:82"],
+        addresses={"a": [A, B], "b": [C, D]},
+    )
+    talk.dialing = REFUSED
+    assert sorted(_connects(talk, "b:82")) == [C, D]
+
+
+def test_tunnel_waits_for_the_name_of_its_own_upstream(converse) -> None:
+    talk = converse(
+        upstream=["http://a:81", "http://b:82"],
+        hosts=["a:81", "b:82"],
+        addresses={"a": [A], "b": "hang"},
+    )
+    talk.dialing = REFUSED
+    assert _connects(talk, "b:82") == []
+    talk.finds("b", [C])
+    assert dialed(talk) == [C]
+
+
 # -- no address known yet
 
 

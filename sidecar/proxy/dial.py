@@ -109,9 +109,9 @@ class Dial:
     def __repr__(self) -> str:
         return f"<Dial {self._pool.dependency.name} {self._endpoint!r} tried={len(self._tried)}>"
 
-    def start(self) -> None:
-        """Begin with the address whose turn it is."""
-        self._try(self._first())
+    def start(self, endpoint: Endpoint | None = None) -> None:
+        """Begin with this address, or with the one whose turn it is."""
+        self._try(endpoint or self._first())
 
     def _first(self) -> Endpoint | None:
         ejection, only = self._pool.ejection, self._only
@@ -165,7 +165,7 @@ class Dial:
         self._leave_endpoint()
         if failed is not None:
             failed.judge(Outcome.FAILURE, self._deadlines.now)
-            if not self._raw and self._pool.serve_instead(self):
+            if not self._raw and self._pool.serve_instead(self, failed):
                 return
             if len(self._tried) < MOST_ADDRESSES:
                 another = self._next()

@@ -59,6 +59,7 @@ class Pool:
         "_max_connections",
         "_max_idle",
         "_single",
+        "_turn",
         "_waiting",
         "connect_s",
         "dependency",
@@ -92,6 +93,7 @@ class Pool:
             dependency.counters.count_dns_failure,
         )
         self._single: Endpoint | None = None  # the one address, where there is but one
+        self._turn: Endpoint | None = None  # whose turn it was at the last `take`, where that has found nothing
         self._idle = 0  # connections, at all endpoints together
         self._active: set[UpstreamConnection] = set()
         self._dials: dict[Dial, None] = {}
@@ -162,6 +164,7 @@ class Pool:
 
         Of that address it is the most recently used one. Where no further connection may be made, any address will do.
         """
+        self._turn = None
         if not self._idle:
             return None
         now = self._deadlines.now
@@ -171,10 +174,11 @@ class Pool:
             if connection is not None:
                 return connection
         if self._idle and self.saturated:
-            for endpoint in self.ejection.in_order():
-                connection = self._take_from(endpoint, now)
+            for other in self.ejection.in_order():
+                connection = self._take_from(other, now)
                 if connection is not None:
                     return connection
+        self._turn = endpoint
         return None
 
     def _take_from(self, endpoint: Endpoint, now: float) -> UpstreamConnection | None:
@@ -190,9 +194,14 @@ class Pool:
         return None
 
     def wait(self, waiter: Waiter) -> None:
-        """Put `waiter` at the end of the queue, and make a connection for it if one may be made."""
+        """Put `waiter` at the end of the queue, and make a connection for it if one may be made.
+
+        Where it has just asked in vain (`take`), to the address whose turn it was: another draw would find one that has
+        an idle connection, and dial it all the same.
+        """
+        turn, self._turn = self._turn, None
         self._waiting[waiter] = None
-        self._dial_for_waiters()
+        self._dial_for_waiters(turn)
 
     def leave(self, waiter: Waiter) -> None:
         """`waiter` wants no connection any more. An attempt that nobody else waits for is given up."""
@@ -248,7 +257,7 @@ class Pool:
         del self._waiting[waiter]
         waiter.on_connection(connection)
 
-    def _dial_for_waiters(self) -> None:
+    def _dial_for_waiters(self, turn: Endpoint | None = None) -> None:
         while len(self._dials) < len(self._waiting):
             if self.saturated:
                 if not self._idle:
@@ -257,7 +266,7 @@ class Pool:
                 continue
             dial = Dial(self, self._deadlines, self._make, self._dialed)
             self._dials[dial] = None
-            dial.start()
+            dial.start(turn)
 
     def _make_room(self) -> None:
         """A replacement wants a fresh connection, and no more may be made: the one that idled longest, at the address
@@ -265,8 +274,8 @@ class Pool:
         endpoint = max(self.ejection.members, key=lambda endpoint: len(endpoint.idle))
         next(iter(endpoint.idle)).close()
 
-    def serve_instead(self, dial: Dial) -> bool:
-        """An address has failed a dial. Where a connection to another one is idle, that serves whoever waits.
+    def serve_instead(self, dial: Dial, failed: Endpoint) -> bool:
+        """The address `failed` has failed a dial. Where a connection to another one is idle, that serves whoever waits.
 
         Returns:
             Whether the dial is over.
@@ -274,7 +283,7 @@ class Pool:
         if self._waiting and self._single is None:
             now = self._deadlines.now
             for endpoint in self.ejection.in_order():
-                connection = self._take_from(endpoint, now)
+                connection = None if endpoint is failed else self._take_from(endpoint, now)
                 if connection is not None:
                     del self._dials[dial]
                     self._serve(connection)

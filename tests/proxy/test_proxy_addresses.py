@@ -82,6 +82,13 @@ def attempts(talk: Conversation) -> dict[Outcome, int]:
     return {outcome: count for outcome, count in zip(outcomes, talk.dependency.counters.attempts, strict=True) if count}
 
 
+def fails(talk: Conversation, ip: str) -> None:
+    """An address fails as often as `EJECTION` allows."""
+    for _ in range(2):
+        talk.pool.ejection.failed(endpoint(talk, ip), talk.deadlines.now)
+    assert endpoint(talk, ip).ejected
+
+
 def changes(talk: Conversation, *addresses: str) -> None:
     """The name has these addresses from now on."""
     talk.addresses["payments"] = list(addresses)
@@ -155,6 +162,16 @@ def test_address_whose_turn_it_is_is_dialed_though_another_has_an_idle_connectio
     assert dialed(talk) == [A, B]
 
 
+def test_address_that_has_an_idle_connection_is_not_dialed_where_it_is_the_turn_of_another(at) -> None:
+    """One draw for each request: a second one for its dial would find what the first has passed over."""
+    talk = at(A, B)
+    assert answered(talk) == A
+    draws = iter([0.9, 0.0, 0.0, 0.0])
+    talk.rng = lambda: next(draws)
+    assert answered(talk) == B
+    assert dialed(talk) == [A, B]
+
+
 def test_saturated_pool_uses_idle_connections_to_any_address(at) -> None:
     talk = at(A, B, pool={"max_connections": 1})
     one, other = talk.client(), talk.client()
@@ -177,9 +194,7 @@ def test_saturated_pool_uses_one_that_is_out_only_where_no_other_has_an_idle_con
     first, second = talk.upstream(), talk.upstream()
     first.sends(OK)
     second.sends(OK)
-    for _ in range(2):
-        talk.pool.ejection.failed(endpoint(talk, A), talk.deadlines.now)
-    assert endpoint(talk, A).ejected
+    fails(talk, A)
     first.takes()
     second.takes()
     talk.rng = lambda: 0.9  # the turn of C, to which no connection may be made
@@ -218,6 +233,47 @@ def test_room_for_a_replacement_is_made_at_the_address_with_most_idle_connection
 
 
 # -- an address to which no connection can be made
+
+
+def test_idle_connection_elsewhere_stands_in_for_one_that_cannot_be_made(at) -> None:
+    talk = at(A, B)
+    assert answered(talk) == A
+    talk.rng = lambda: 0.9
+    talk.dialing = {B: "hang"}
+    client = asks(talk)
+    idle = talk._peers[1]
+    idle.takes()
+    talk.passes(2.1)
+    idle.gets(GET_UPSTREAM)
+    idle.sends(OK)
+    client.gets(OK_DOWNSTREAM)
+    assert dialed(talk) == [A, B]
+    assert attempts(talk) == {Outcome.SUCCESS: 2}
+    assert [each.failures for each in talk.pool.ejection.members] == [0, 1]
+
+
+def test_idle_connection_to_the_address_that_failed_does_not(at) -> None:
+    """Whoever does not let us in any more will hardly answer on what is left from before."""
+    talk = at(A, B, timeout=TIMEOUT, pool={"idle_timeout": "50s"})
+    clients = [asks(talk), asks(talk), asks(talk)]
+    assert dialed(talk) == [A, B, A]
+    first, second, third = (talk.upstream() for _ in range(3))
+    for upstream, client in ((first, clients[0]), (third, clients[2])):
+        upstream.sends(OK)
+        client.gets(OK_DOWNSTREAM)
+        upstream.takes()
+    talk.dialing = {A: "hang"}
+    clients[0].sends(GET)
+    third.gets(GET_UPSTREAM)
+    talk.rng = lambda: 0.0
+    third.resets()  # and the request is to be sent again, on a fresh connection
+    assert dialed(talk) == [A]
+    talk.passes(2.1)
+    first.gets_nothing()
+    assert dialed(talk) == [B]
+    talk.upstream().sends(OK)
+    clients[0].gets(OK_DOWNSTREAM)
+    second.sends(OK)
 
 
 @pytest.mark.parametrize(
@@ -533,9 +589,7 @@ def test_address_that_comes_back_is_a_new_one(at) -> None:
     held = asks(talk)
     old = endpoint(talk, A)
     upstream = talk.upstream()
-    for _ in range(2):
-        talk.pool.ejection.failed(old, talk.deadlines.now)
-    assert old.ejected
+    fails(talk, A)
     changes(talk, B)
     changes(talk, A, B)
     assert endpoint(talk, A) is not old

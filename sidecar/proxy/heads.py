@@ -23,6 +23,9 @@ _END: Final = b"\r\n\r\n"
 _MAX_EMPTY_LINES: Final = 4
 """Empty lines skipped in front of a request line; RFC 9112 section 2.2 asks for one."""
 
+_SWITCHED: Final = "Pause on CONNECT/Upgrade"
+"""What llhttp finds wrong with a 101 that lacks Upgrade, or the option of Connection that goes with it."""
+
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} ")
 _METHOD_SO_FAR: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 
@@ -265,4 +268,6 @@ class ResponseReader(HeadReader):
         except httptools.HttpParserError as error:
             self._parser = None
             detail = f"the upstream's response is not valid HTTP: {error}"
+            if str(error) == _SWITCHED:
+                detail = "the upstream switched protocols without Upgrade, or without Connection: Upgrade"
             raise UpstreamFailure(detail, "http_protocol_error") from None

@@ -70,7 +70,7 @@ def test_answer_of_the_dependency_is_counted_as_its_own(status: int, kind: str, 
     books = Books()
     whole(books, status)
     assert books.counted == {("GET", kind, "upstream"): 1}
-    assert books.line == ("payments", b"GET", b"/a?secret", status, code, 2, 0.25, 0.1, None)
+    assert books.line == ("payments", b"GET", b"/a?secret", status, code, 2, 0.25, 0.1, None, None)
     assert books.dependency.counters.in_flight == 0
     assert sum(books.dependency.counters.rejections.values()) == 0
 

@@ -164,13 +164,13 @@ class _Accepting:
         self.peers: list[Peer] = []
         talk.loop.dial = self._dial
 
-    async def _dial(self, factory, address):
+    async def _dial(self, factory, address, tls):
         protocol = factory()
         transport = StageTransport(self._talk.loop, protocol, -1)
         peer = Peer(self._talk, transport, address)
         self.peers.append(peer)
         self._talk._peers.append(peer)
-        protocol.connection_made(transport)
+        transport.begin()
         told = self._talk.loop.create_future()
         self._told.append(told)
         await told

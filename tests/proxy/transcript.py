@@ -12,9 +12,10 @@ import contextlib
 import functools
 import json
 import socket
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sidecar.config import Config, load_text
 from sidecar.config import Dependency as Settings
@@ -58,8 +59,7 @@ class StageLoop(asyncio.AbstractEventLoop):
     """An event loop that runs what is ready when it is told to, and dials through `dial`."""
 
     def __init__(self, clock: Clock) -> None:
-        self.dial: Callable[[Callable[[], Any], object], Awaitable[Any]]
-        self.dialed_with: list[dict[str, Any]] = []  # the options of each attempt to connect, beside its address
+        self.dial: Callable[[Callable[[], Any], object, bool], Awaitable[Any]]
         self.faults: list[dict[str, Any]] = []
         self.timers: list[asyncio.TimerHandle] = []
         self._clock = clock
@@ -98,11 +98,28 @@ class StageLoop(asyncio.AbstractEventLoop):
         return asyncio.Task(coro, loop=self)
 
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        self.dialed_with.append(options)
-        return await self.dial(factory, (host, port))
+        return await self.dial(factory, (host, port), "ssl" in options)
 
     async def create_unix_connection(self, factory: Any, path: Any = None, **_: Any) -> Any:
-        return await self.dial(factory, path)
+        return await self.dial(factory, path, False)
+
+    async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **options: Any) -> Any:
+        """As uvloop does it, in the same steps; the context is the peer's end (`StageTls`)."""
+        assert options["server_side"]
+        assert not transport._lost, "TLS on what is closed"
+        layer = sslcontext.layer(self, protocol, options["ssl_handshake_timeout"])
+        transport.stop_reading()
+        transport.set_protocol(layer)
+        begins = self.call_soon(layer.connection_made, transport)
+        goes_on = self.call_soon(transport.start_reading)
+        try:
+            await layer.waiter
+        except BaseException:
+            transport.close()
+            begins.cancel()
+            goes_on.cancel()
+            raise
+        return layer.transport
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.faults.append(context)
@@ -141,21 +158,34 @@ class _Socket:
 
 
 class StageTransport(asyncio.Transport):
-    """The proxy's end of a connection. As strict as uvloop's: no write behind a close or an end of file."""
+    """The proxy's end of a connection. As strict as uvloop's: no write behind a close or an end of file, no reading
+    behind the far end's, no other protocol behind a close; and nothing can be paused before `connection_made` is over.
 
-    def __init__(self, loop: StageLoop, protocol: Any, descriptor: int) -> None:
+    Args:
+        loop: that it belongs to.
+        protocol: of the proxy.
+        descriptor: of its socket.
+        tls: it knows no half-closed connection: the far end's FIN closes it, and a close waits for the far end.
+    """
+
+    def __init__(self, loop: StageLoop, protocol: Any, descriptor: int, *, tls: bool = False) -> None:
         super().__init__()
         self._loop = loop
         self._protocol = protocol
         self._socket = _Socket(descriptor)
+        self._tls = tls
         self._high = _HIGH
         self._buffer = bytearray()
         self._arrived: deque[bytes] = deque()  # at the proxy's kernel, not read yet; b"" is FIN
+        self._begun = False
+        self._stopped = False  # reading, without the protocol's doing
+        self._finished = False  # the far end has sent FIN, and it was read
         self._closing = False
         self._lost = False
         self._full = False
         self.reading = True
         self.flowing = True  # the far end reads
+        self.agrees = True  # over TLS: the far end answers a close with its own
         self.flushed = bytearray()  # what the far end has
         self.writes = 0
         self.pauses = 0
@@ -163,10 +193,30 @@ class StageTransport(asyncio.Transport):
         self.aborted = False
         self.unsent_at_abort = 0
 
+    # what the loop does
+
+    def begin(self) -> None:
+        """The connection stands. Only when the protocol knows of it is it read, whatever the protocol has said."""
+        self._protocol.connection_made(self)
+        self._begun = True
+        self._deliver()
+
+    def stop_reading(self) -> None:
+        """As `pause_reading`, but for the loop's own purposes."""
+        self._stopped = True
+
+    def start_reading(self) -> None:
+        self._stopped = False
+        self._deliver()
+
     # what the proxy calls
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"peername": ("127.0.0.1", 50_000), "socket": self._socket}.get(name, default)
+
+    def set_protocol(self, protocol: Any) -> None:
+        assert not self._closing, "another protocol behind close"
+        self._protocol = protocol
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = _HIGH if high is None else high
@@ -178,7 +228,7 @@ class StageTransport(asyncio.Transport):
         return self._closing
 
     def can_write_eof(self) -> bool:
-        return True
+        return not self._tls
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self._closing, "write behind close"
@@ -193,16 +243,19 @@ class StageTransport(asyncio.Transport):
 
     def write_eof(self) -> None:
         assert not self._closing, "end of file behind close"
+        assert not self._tls, "end of file over TLS"
         self.eof = True
 
     def pause_reading(self) -> None:
         assert not self._closing, "pause behind close"
+        assert self._begun, "pause before it is read"
         assert self.reading, "paused twice"
         self.reading = False
         self.pauses += 1
 
     def resume_reading(self) -> None:
         assert not self._closing, "resume behind close"
+        assert not self._finished, "resume behind the far end's end of file"
         assert not self.reading, "resumed without a pause"
         self.reading = True
         self._loop.call_soon(self._deliver)
@@ -246,21 +299,133 @@ class StageTransport(asyncio.Transport):
         if self.flowing:
             self.flushed += self._buffer
             self._buffer.clear()
-        if self._closing and not self._buffer:
+        if self._closing and not self._buffer and (self.agrees or not self._tls):
             self._lose(None)
 
     def _deliver(self) -> None:
-        while self._arrived and self.reading and not self._closing:
+        while self._begun and self._arrived and self.reading and not self._stopped and not self._closing:
             data = self._arrived.popleft()
-            if data:
-                self._protocol.data_received(data)
-            elif not self._protocol.eof_received():
-                self.close()
+            protocol = self._protocol
+            if not data:
+                self._finished = True
+                goes_on = protocol.eof_received()
+                assert not (goes_on and self._tls), "over TLS there is nothing to go on with"
+                if not goes_on:
+                    self.close()
+            elif hasattr(protocol, "get_buffer"):
+                protocol.get_buffer(len(data))[: len(data)] = data
+                protocol.buffer_updated(len(data))
+            else:
+                protocol.data_received(data)
 
     def _lose(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost = True
-            self._loop.call_soon(self._protocol.connection_lost, error)
+            if self._tls:  # uvloop tells whose protocol it is at this moment, not at the next
+                self._loop.call_soon(self._protocol.connection_lost, error)
+            else:
+                self._loop.call_soon(self._tell_loss, error)
+
+    def _tell_loss(self, error: Exception | None) -> None:
+        self._protocol.connection_lost(error)
+
+
+HELLO: Final = b"<hello>"
+"""What a client that speaks TLS says first, on the stage."""
+
+
+class StageTls:
+    """A context of TLS, with the layers that it was used for; the octets of a client pass as they are, behind `HELLO`.
+
+    Attributes:
+        context: itself, as `TlsContext` has one.
+        layers: one for each handshake.
+    """
+
+    def __init__(self) -> None:
+        self.context = self
+        self.layers: list[StageTlsLayer] = []
+
+    def layer(self, loop: StageLoop, protocol: Any, timeout_s: float) -> StageTlsLayer:
+        layer = StageTlsLayer(loop, protocol, timeout_s)
+        self.layers.append(layer)
+        return layer
+
+
+class StageTlsLayer:
+    """What stands between a transport and the protocol above it, with the states of uvloop's SSLProtocol."""
+
+    def __init__(self, loop: StageLoop, protocol: Any, timeout_s: float) -> None:
+        self.waiter = loop.create_future()
+        self.transport = StageTransport(loop, protocol, -1, tls=True)
+        self.transport._begun = True
+        self.timeout_s = timeout_s
+        self.state = "new"
+        self._loop = loop
+        self._below: Any = None
+        self._came = bytearray()
+        self._room = bytearray()
+
+    # what the transport below calls
+
+    def connection_made(self, transport: Any) -> None:
+        self._below = transport
+        self.state = "handshake"
+        self._go_on()
+
+    def get_buffer(self, size: int) -> memoryview:
+        self._room = bytearray(size)
+        return memoryview(self._room)
+
+    def buffer_updated(self, size: int) -> None:
+        self._came += self._room[:size]
+        self._go_on()
+
+    def eof_received(self) -> None:
+        if self.state == "handshake":
+            self.fail(ConnectionResetError())
+        elif self.state == "open":
+            self.transport.fail(None)  # without a close_notify nobody is told of an end of file
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.state == "handshake" or self.state == "new":
+            self.transport._closing = True
+            if self.state == "new":
+                self.transport._lose(error)
+        elif self.state == "open":
+            self.transport.fail(error)
+        self.state = "over"
+        self._wake(error)
+
+    # what happens to it
+
+    def fail(self, error: Exception) -> None:
+        """The handshake fails."""
+        self.state = "over"
+        self.transport._closing = True
+        self._below.fail(error)
+        self._wake(error)
+
+    def _go_on(self) -> None:
+        if self.state == "handshake":
+            if self._came.startswith(HELLO):
+                self.state = "open"
+                del self._came[: len(HELLO)]
+                self._wake(None)
+                self._loop.call_soon(self._go_on)
+            elif not HELLO.startswith(self._came):
+                self.fail(ssl.SSLError(1, "[SSL: HTTP_REQUEST] http request (_ssl.c:992)"))
+        elif self.state == "open" and self._came:
+            came = bytes(self._came)
+            self._came.clear()
+            self.transport.arrive(came)
+
+    def _wake(self, error: Exception | None) -> None:
+        if not self.waiter.done():
+            if error is None:
+                self.waiter.set_result(None)
+            else:
+                self.waiter.set_exception(error)
 
 
 class Answer(NamedTuple):
@@ -385,6 +550,7 @@ class Line(NamedTuple):
     duration_s: float
     waited_s: float
     trace_id: str | None
+    octets: list[int] | None = None
 
 
 class StageLog:
@@ -405,6 +571,7 @@ class Conversation:
 
     Args:
         listener: keys of the listener; `forwarded` is off unless given, for shorter transcripts.
+        secured: clients speak TLS to the listener.
         shared: the listener is the shared one; else it belongs to the dependency `payments`.
         others: further dependencies, by name.
         addresses: what the first lookup of a name finds; see the attribute.
@@ -416,6 +583,7 @@ class Conversation:
         self,
         *,
         listener: dict[str, Any] | None = None,
+        secured: bool = False,
         shared: bool = False,
         others: dict[str, dict[str, Any]] | None = None,
         addresses: dict[str, list[str] | BaseException | str] | None = None,
@@ -442,22 +610,35 @@ class Conversation:
         self.looked_up: list[str] = []
         self._lookups: dict[asyncio.Future[list[str]], str] = {}
         self.pools = {
-            name: Pool(self._dependency(settings), self.deadlines, self._look_up, tls_context)
+            name: Pool(self._dependency(settings), self.deadlines, self._look_up, StageTls())  # type: ignore[arg-type]
             for name, settings in config.dependencies.items()
         }
         self.pool = self.pools["payments"]
         self.dependency = self.pool.dependency
         self.gate = self.dependency.admission.gate
         router: Router[Pool] = Router(
-            (self.pools[name], settings.hosts, settings.prefix, [each.port for each in settings.upstream])
+            (
+                self.pools[name],
+                settings.hosts,
+                settings.prefix,
+                [each.port for each in settings.upstream if each.unix_path is None],
+            )
             for name, settings in config.dependencies.items()
         )
-        self.listener = Listener(config.listener, router, None if shared else self.pool, self.deadlines)
+        self.tls = StageTls() if secured else None
+        self.listener = Listener(
+            config.listener,
+            router,
+            None if shared else self.pool,
+            self.deadlines,
+            tls=self.tls,  # type: ignore[arg-type]
+        )
         self.descriptor = -1  # of the next connection
         # Of an attempt to connect: accept, hang (until `accepts` or `refuses`), reset (behind the handshake), late
         # (the transport comes even when it is not wanted any more), or what fails it; or one of these for each address
         # that is not accepted.
         self.dialing: str | BaseException | dict[str, str | BaseException] = "accept"
+        self.greeting: list[bytes] = []  # reads that are there as soon as an upstream has accepted
         self.dialed: list[object] = []
         self.dialed_with = self.loop.dialed_with
         self._hanging: deque[asyncio.Future[None]] = deque()
@@ -526,13 +707,19 @@ class Conversation:
             step(*args)
         self.loop.settle()
 
-    def client(self) -> Peer:
-        """The application opens a connection."""
-        protocol = self.listener()
-        transport = StageTransport(self.loop, protocol, self.descriptor)
+    def client(self, *early: bytes, tls: bool = False) -> Peer:
+        """The application opens a connection.
+
+        Args:
+            early: reads that are there as soon as the connection is.
+            tls: the connection is over TLS, whose handshake has been already.
+        """
+        protocol = DownstreamConnection(self.listener) if tls else self.listener()
+        transport = StageTransport(self.loop, protocol, self.descriptor, tls=tls)
+        transport._arrived.extend(early)
         peer = Peer(self, transport, protocol=protocol)
         self._peers.append(peer)
-        self.do(protocol.connection_made, transport)
+        self.do(transport.begin)
         return peer
 
     def upstream(self) -> Peer:
@@ -560,24 +747,28 @@ class Conversation:
         """Connection attempts that nobody has answered nor given up."""
         return sum(not attempt.done() for attempt in self._hanging)
 
-    async def _dial(self, factory: Callable[[], Any], address: object) -> Any:
+    async def _dial(self, factory: Callable[[], Any], address: object, tls: bool) -> Any:
         self.dialed.append(address)
         dialing = self.dialing
         if isinstance(dialing, dict):
             dialing = dialing.get(address[0] if isinstance(address, tuple) else str(address), "accept")
         if isinstance(dialing, BaseException):
-            raise dialing
+            try:
+                raise dialing
+            finally:
+                dialing = ""  # else it would refer to this frame, and the frame to it
         if dialing == "hang":
             await self._hang()
         protocol = factory()
-        transport = StageTransport(self.loop, protocol, self.descriptor)
+        transport = StageTransport(self.loop, protocol, self.descriptor, tls=tls)
+        transport._arrived.extend(self.greeting)
         peer = Peer(self, transport, address)
         self._peers.append(peer)
         try:
             if dialing == "late":
                 await self._hang()
         finally:
-            protocol.connection_made(transport)
+            transport.begin()
         if dialing == "reset":
             transport.fail(ConnectionResetError(104, "Connection reset by peer"))
             await asyncio.sleep(0)
@@ -620,10 +811,13 @@ class Conversation:
         for peer in self._peers:
             if isinstance(peer.protocol, DownstreamConnection):
                 self.do(peer.protocol.close)
+        self.do(self.listener.abort)
         for pool in self.pools.values():
             gate = pool.dependency.admission.gate
             assert len(gate.queue) == 0
             assert gate.slots is None or gate.slots.in_use == 0
+            tunnels = pool.dependency.tunnels
+            assert tunnels is None or tunnels.in_use == 0
             assert gate.breaker.view(self.deadlines.read()).trials == 0
             assert pool.dependency.counters.in_flight == 0
             self.do(pool.close)

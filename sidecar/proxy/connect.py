@@ -6,8 +6,10 @@ the connecting: the circuit is asked, a token is taken, and whether there was a 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from sidecar.config import Upstream
 from sidecar.errors import Refusal
 from sidecar.policy.classify import End
 from sidecar.policy.states import Permit
@@ -19,6 +21,7 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.refusals import turned_away
+from sidecar.proxy.routing import canonical_host
 from sidecar.proxy.tunnel import TunnelEnd
 from sidecar.runtime.deadlines import Deadlines
 
@@ -69,9 +72,7 @@ class ConnectExchange(Exchange):
         attempt = self._attempt
         assert attempt is not None
         attempt.tunnel = True
-        upstreams = self.dependency.settings.upstream
-        authority = self.head.target.decode("ascii").lower()
-        only = next((each for each in upstreams if each.host_and_port == authority), None)
+        only = _named(self.head.target, self.dependency.settings.upstream)
         self._dial = Dial(self._pool, self._deadlines, self._make, self._on_dialed, raw=True, only=only)
         self.wait_until(self.total_deadline)
         self._dial.start()
@@ -100,3 +101,18 @@ class ConnectExchange(Exchange):
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None
+
+
+def _named(authority: bytes, upstreams: Iterable[Upstream]) -> Upstream | None:
+    """The upstream whose own host and port CONNECT names; None where it names the dependency as a whole.
+
+    Args:
+        authority: with a port, in any spelling: the upstream must be the one that the router found it by.
+        upstreams: of the dependency. A Unix socket has no host.
+    """
+    name, port = canonical_host(authority)
+    for upstream in upstreams:
+        if upstream.port == int(port) and upstream.unix_path is None:
+            if canonical_host(upstream.host_and_port.encode("ascii"))[0] == name:
+                return upstream
+    return None

@@ -66,10 +66,13 @@ class Router(Generic[Target]):
         """The target that CONNECT names: as an entry of `hosts` with its port, or, for an entry without one, with the
         port of an upstream.
 
-        Unlike a request, a tunnel is never for the default port unless that is one of these.
+        Unlike a request, a tunnel cannot be for the default port and end at another one.
+
+        Args:
+            authority: the target, which llhttp lets begin with a slash.
         """
         name, port = canonical_host(authority)
-        return self._tunnels.get((name, int(port))) if port else None
+        return self._tunnels.get((name, int(port))) if port.isdigit() else None
 
     def by_host(self, host: bytes) -> Target | None:
         """The target that a Host field names; an entry without a port matches any, since the port is the sidecar's.

@@ -239,6 +239,7 @@ class DownstreamConnection:
         """The head is whole and sound: find its dependency and hand it on, then what follows it."""
         listener = self._listener
         self.keep_alive = head.keep_alive
+        self._mistrusted = head.upgrade is not None
         listener.last_request = self._deadlines.now
         try:
             pool = self._dispatcher.route(head)
@@ -432,6 +433,8 @@ class DownstreamConnection:
     @property
     def persists(self) -> bool:
         """Whether the connection may serve another request behind the present response."""
+        if self._mistrusted and self._held:
+            return False  # what was sent ahead may be of a protocol that has not been agreed to, and is no request
         return self.keep_alive and not self._listener.draining and not self._sent_last
 
     @property
@@ -440,7 +443,7 @@ class DownstreamConnection:
         return self._half_closed and not self._held
 
     def _after_response(self) -> None:
-        if not self.keep_alive or self._sent_last:
+        if not self.keep_alive or self._sent_last or (self._mistrusted and self._held):
             self._linger()
             return
         self._state = _HEAD

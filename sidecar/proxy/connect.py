@@ -85,11 +85,16 @@ class ConnectExchange(Exchange):
         self._dial = None
         if isinstance(wire, TunnelEnd):
             now = self._deadlines.read()
+            if self._downstream.gone:
+                wire.close()
+                self._downstream.close()
+                return
             attempt = self._attempt
             assert attempt is not None
             attempt.endpoint = self._endpoint
             attempt.status = 200
-            self._become_tunnel(wire, 200, _ESTABLISHED, b"", now)
+            early, wire.early = wire.early, b""
+            self._become_tunnel(wire, 200, _ESTABLISHED, early, now)
         elif refusal is not None:
             self._fail(refusal, verdict.without_connection(refusal))
 

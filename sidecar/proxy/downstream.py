@@ -125,6 +125,11 @@ class DownstreamConnection:
         return self._state == _HEAD and not self._reader.begun and not self._held and not self.flushing
 
     @property
+    def gone(self) -> bool:
+        """Whether the connection has ended, though that may not have been told yet."""
+        return self._transport.is_closing()
+
+    @property
     def flushing(self) -> bool:
         """Whether a part of an answer has yet to leave."""
         return self._transport.get_write_buffer_size() > 0
@@ -422,7 +427,7 @@ class DownstreamConnection:
         held = self._held
         self._end()
         end = TunnelEnd()
-        end.take_over(self._transport, blocked=self._write_blocked, paused=not self._reading)
+        end.take_over(self._transport, blocked=self._write_blocked, paused=not self._reading, eof=self._half_closed)
         return end, held
 
     @property

@@ -479,6 +479,9 @@ class Exchange:
             UpstreamFailure: that is not what it was asked for.
         """
         check_switch(self.head, head)
+        if self._downstream.gone:
+            self._downstream.close()
+            return
         now = self._deadlines.read()
         attempt = self._attempt
         assert attempt is not None
@@ -486,7 +489,7 @@ class Exchange:
         self._upstream = None
         transport, blocked = upstream.detach()
         end = TunnelEnd()
-        end.take_over(transport, blocked=blocked, paused=False)
+        end.take_over(transport, blocked=blocked, paused=False, eof=False)
         self._become_tunnel(end, 101, switching_for_downstream(head), rest, now)
 
     def _become_tunnel(self, upstream: TunnelEnd, status: int, answer: bytes, received: bytes, now: float) -> None:

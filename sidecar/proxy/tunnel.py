@@ -36,38 +36,41 @@ TO_DOWNSTREAM: Final = 1
 class TunnelEnd:
     """One of the two connections of a tunnel.
 
-    An asyncio protocol by its methods, not by inheritance, which a compiled class could not have. One that is made for
-    a connection of its own is not read before its tunnel begins.
+    An asyncio protocol by its methods, not by inheritance, which a compiled class could not have.
 
     Attributes:
         transport: of the connection; None before there is one.
+        early: octets that came before there was a tunnel for them: who accepts a connection may speak first.
         blocked: the far end reads more slowly than is sent to it.
         eof: the far end has sent FIN.
         lost: the connection has ended.
-        unsent_before: octets that it had not taken when that was last looked at.
     """
 
     __slots__ = (
         "_closed",
+        "_left",
         "_other",
         "_paused",
         "_tunnel",
+        "_unsent_before",
         "blocked",
+        "early",
         "eof",
         "lost",
         "towards",
         "transport",
-        "unsent_before",
     )
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
+        self.early = b""
         self.blocked = False
         self.eof = False
         self.lost = False
-        self.unsent_before = 0
         self.towards = TO_UPSTREAM  # where what comes from here goes
+        self._unsent_before = 0
         self._closed = False
+        self._left = False
         self._paused = False
         self._tunnel: Tunnel | None = None
         self._other: TunnelEnd | None = None
@@ -89,16 +92,18 @@ class TunnelEnd:
         if self.transport is not None:
             self.transport.abort()
 
-    def take_over(self, transport: asyncio.Transport, *, blocked: bool, paused: bool) -> None:
+    def take_over(self, transport: asyncio.Transport, *, blocked: bool, paused: bool, eof: bool) -> None:
         """A connection that spoke HTTP before is this from now on.
 
         Args:
-            transport: of the connection.
+            transport: of the connection, which is open.
             blocked: the far end reads more slowly than is sent to it.
             paused: it is not read at present.
+            eof: the far end has sent FIN.
         """
         self.transport = transport
         self.blocked = blocked
+        self.eof = eof
         self._paused = paused
         transport.set_protocol(cast("asyncio.BaseProtocol", self))
 
@@ -138,12 +143,40 @@ class TunnelEnd:
         if transport.can_write_eof():
             transport.write_eof()
         else:
-            transport.close()
+            self.leave()
+
+    def pass_eof_on(self) -> bool:
+        """The far end has sent FIN, and so shall the other end. False: with that, this end is closed as well."""
+        other = self._other
+        if other is None:  # the tunnel has yet to begin, and hears of it then
+            return True
+        other.finish()
+        if not other.eof and self.transport is not None and self.transport.can_write_eof():
+            return True
+        self.leave()
+        other.leave()
+        return False
 
     def leave(self) -> None:
         """End the connection once everything has left."""
+        self._left = True
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+
+    def drop(self) -> None:
+        """End the connection at once; with RST where that loses octets, which nobody would miss behind FIN."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.reset()
+        else:
+            self.close()
+
+    def look(self) -> bool:
+        """Whether the far end has taken octets since this was last asked, of those that it had yet to take."""
+        transport, before = self.transport, self._unsent_before
+        if transport is None or self.lost:
+            return False
+        self._unsent_before = unsent(transport)
+        return 0 < self._unsent_before != before
 
     def reset(self) -> None:
         """End the connection with RST."""
@@ -161,29 +194,23 @@ class TunnelEnd:
             self.transport.abort()
             return
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
-        self.pause()
+        # To pause it here has no effect: uvloop begins to read behind this, in any case.
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None and self._other is not None:
             self._tunnel.count(self.towards, len(data))
             self._other.send(data)
+        else:
+            self.early += data
+            self.pause()
 
     def eof_received(self) -> bool:
-        other = self._other
-        if other is None:
-            return False
         self.eof = True
-        other.finish()
-        if not other.eof and self.transport is not None and self.transport.can_write_eof():
-            return True
-        self.leave()
-        other.leave()
-        return False
+        return self.pass_eof_on()
 
     def pause_writing(self) -> None:
         self.blocked = True
-        if self.transport is not None:
-            self.unsent_before = unsent(self.transport)
+        self.look()
         if self._other is not None:
             self._other.pause()
 
@@ -199,7 +226,7 @@ class TunnelEnd:
         if tunnel is None or other is None:
             return
         if not other.lost:
-            if exc is None:
+            if exc is None or self._left:  # an end that is leaving may fail to, which is not the far end's RST
                 other.leave()
             else:
                 other.reset()
@@ -214,7 +241,7 @@ class Tunnel:
         deadlines: the process's clock and wheel.
         head: of the request that asked for it.
         status: that it was answered with: 101 or 200.
-        began: process time of the request's head, in seconds.
+        began: process time of the request's head, in seconds, from which the log counts.
         attempts: how often the dependency was asked.
         waited_s: of the request, in the queue.
         on_over: told of its end.
@@ -232,9 +259,11 @@ class Tunnel:
         "_dependency",
         "_downstream",
         "_head",
+        "_hurried",
         "_lost",
         "_octets",
         "_on_over",
+        "_since",
         "_status",
         "_upstream",
         "_waited_s",
@@ -265,8 +294,10 @@ class Tunnel:
         self._downstream = TunnelEnd()
         self._upstream = TunnelEnd()
         self._octets = [0, 0]
-        self._lost = 0
-        self._closing = False
+        self._lost = 0  # sides that have ended
+        self._closing = False  # no side is kept open any more
+        self._hurried = False  # nor waited for, however much it has yet to take
+        self._since = deadlines.read()
         self.last = deadlines.now
         self.deadline = NEVER
         self.watched = NEVER
@@ -295,7 +326,9 @@ class Tunnel:
         if received:
             downstream.send(received)
         for end, other in ((downstream, upstream), (upstream, downstream)):
-            if other.blocked:
+            if end.eof:
+                end.pass_eof_on()
+            elif other.blocked:
                 end.pause()
             else:
                 end.resume()
@@ -310,30 +343,29 @@ class Tunnel:
 
     def on_deadline(self) -> None:
         """Nothing has come for a long time. Where it is only slow to leave, that is no silence."""
+        if not self._hurried:
+            idle_s = self._dependency.idle_s if self._lost else self._dependency.tunnel_s
+            for end in (self._downstream, self._upstream):
+                if (end.blocked or self._lost) and end.look():
+                    self._wait(idle_s)
+                    return
         if self._closing:
             self.abort()
-            return
-        for end in (self._downstream, self._upstream):
-            if end.blocked and end.transport is not None:
-                left = unsent(end.transport)
-                if left != end.unsent_before:
-                    end.unsent_before = left
-                    self._wait(self._dependency.tunnel_s)
-                    return
-        self.close()
+        else:
+            self.close()
 
     def close(self) -> None:
         """End both sides, once what is on its way has left, and at the latest soon."""
         if not self._closing:
-            self._closing = True
+            self._closing = self._hurried = True
             self._wait(_CLOSE_S)
             self._downstream.leave()
             self._upstream.leave()
 
     def abort(self) -> None:
         """End both sides at once."""
-        self._downstream.close()
-        self._upstream.close()
+        self._downstream.drop()
+        self._upstream.drop()
 
     def _wait(self, seconds: float) -> None:
         self.deadline = self._deadlines.now + seconds
@@ -343,8 +375,10 @@ class Tunnel:
         """One side has ended. When both have, the tunnel is over."""
         self._lost += 1
         if self._lost == 1:
-            if not self._closing:  # the other side has so long to take what is left
+            if not self._closing:  # the other side has so long to take any of what is left
                 self._closing = True
+                self._downstream.look()
+                self._upstream.look()
                 self._wait(self._dependency.idle_s)
             return
         self._deadlines.forget(self)
@@ -352,8 +386,9 @@ class Tunnel:
         tunnels = dependency.tunnels
         assert tunnels is not None, "without them there is no tunnel"
         tunnels.release()
-        duration_s = self._deadlines.read() - self._began
-        dependency.counters.tunnel_s += duration_s
+        now = self._deadlines.read()
+        duration_s = now - self._began
+        dependency.counters.tunnel_s += now - self._since
         log = dependency.log
         if log is not None and log.wants(self._status, False, duration_s):
             log.write(

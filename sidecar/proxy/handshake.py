@@ -38,14 +38,16 @@ class Handshake:
         tls: how the listener identifies itself.
     """
 
-    __slots__ = ("_early", "_ended", "_listener", "_task", "_tls", "_transport")
+    __slots__ = ("_begun", "_early", "_ended", "_hello", "_listener", "_task", "_tls", "_transport")
 
     def __init__(self, listener: Listener, tls: TlsContext) -> None:
         self._listener = listener
         self._tls = tls
         self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
-        self._early = b""  # what came with the last of the handshake
+        self._begun = False
+        self._hello = b""  # what came before TLS could read it: not encrypted
+        self._early = b""  # what came with the last of the handshake: encrypted
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -56,36 +58,22 @@ class Handshake:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        loop: Any = asyncio.get_running_loop()  # whose types ask for a subclass of asyncio.Protocol
         listener = self._listener
-        raw = self._transport
-        assert raw is not None, "it has been made"
-        upgrade: asyncio.Task[Any] = loop.create_task(
-            loop.start_tls(
-                raw,
-                self,
-                self._tls.context,
-                server_side=True,
-                ssl_handshake_timeout=listener.settings.head_timeout,
-                ssl_shutdown_timeout=_SHUTDOWN_S,
-            )
-        )
         try:
-            # The loop reads from the moment on when a connection is made, so the beginning of the handshake may come
-            # before TLS has taken over: in two turns it has, and is not read before it is given that.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            early, self._early = self._early, b""
-            _feed(raw, early)
-            transport = await upgrade
+            transport = await self._start_tls()
+            if transport.is_closing():
+                raise ConnectionResetError
         except OSError as error:  # of TLS, of the connection, and of time
+            self._task = None
             self.close()
             listener.on_handshake_failed(error)
             return
-        finally:
-            upgrade.cancel()
+        except Exception:
             self._task = None
-            listener.on_handshake_over(self)
+            self.close()
+            raise
+        self._task = None
+        listener.on_handshake_over(self)
         connection = DownstreamConnection(listener)
         transport.set_protocol(connection)
         connection.connection_made(transport)
@@ -94,15 +82,47 @@ class Handshake:
         if self._ended:
             connection.eof_received()
 
+    async def _start_tls(self) -> Any:
+        loop: Any = asyncio.get_running_loop()  # whose types ask for a subclass of asyncio.Protocol
+        transport = self._transport
+        assert transport is not None
+        if transport.is_closing():
+            raise ConnectionResetError
+        self._begun = True
+        if self._hello:
+            loop.call_soon(self._hand_hello_over)  # before it begins, and before the connection is read again
+        return await loop.start_tls(
+            transport,
+            self,
+            self._tls.context,
+            server_side=True,
+            ssl_handshake_timeout=self._listener.settings.head_timeout,
+            ssl_shutdown_timeout=_SHUTDOWN_S,
+        )
+
+    def _hand_hello_over(self) -> None:
+        """Show TLS, which is a buffered protocol, what has been read already."""
+        transport: Any = self._transport
+        layer = transport.get_protocol()
+        hello, self._hello = self._hello, b""
+        while hello:
+            room = layer.get_buffer(len(hello))
+            size = min(len(room), len(hello))
+            room[:size] = hello[:size]
+            layer.buffer_updated(size)
+            hello = hello[size:]
+
     def data_received(self, data: bytes) -> None:
-        """Octets of the handshake before TLS has taken over, or of the first request behind it."""
-        self._early += data
+        if self._begun:
+            self._early += data
+        else:  # uvloop reads a new connection before the task runs that begins TLS on it
+            self._hello += data
 
     def eof_received(self) -> None:
         self._ended = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Either `start_tls` has failed as well, or what came of it notices in its turn."""
+        """Either `start_tls` has failed as well, or its transport says that it is closed."""
 
     def pause_writing(self) -> None:
         """Nothing is written here."""
@@ -112,7 +132,9 @@ class Handshake:
 
     def close(self) -> None:
         """End the connection at once."""
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()  # which may not have run yet, so nothing is left to it
         if self._transport is not None:
             self._transport.abort()
+        self._listener.on_handshake_over(self)

@@ -138,7 +138,7 @@ class Listener:
         now = self.deadlines.now
         if now >= self._tell_handshake_at:
             self._tell_handshake_at = now + _TELL_HANDSHAKE_S
-            reason = getattr(error, "reason", None) or error
+            reason = getattr(error, "reason", None) or str(error) or "the client has left"
             handshake_log.warning("a TLS handshake of a client failed: %s (%d so far)", reason, self.failed_handshakes)
 
     def admit(self, connection: DownstreamConnection, transport: asyncio.BaseTransport) -> Refusal | None:

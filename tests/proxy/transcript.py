@@ -183,6 +183,7 @@ class StageTransport(asyncio.Transport):
         self._closing = False
         self._lost = False
         self._full = False
+        self.below: StageTransport | None = None  # of TLS that was begun by `start_tls`
         self.reading = True
         self.flowing = True  # the far end reads
         self.agrees = True  # over TLS: the far end answers a close with its own
@@ -217,6 +218,9 @@ class StageTransport(asyncio.Transport):
     def set_protocol(self, protocol: Any) -> None:
         assert not self._closing, "another protocol behind close"
         self._protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self._protocol
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = _HIGH if high is None else high
@@ -321,6 +325,8 @@ class StageTransport(asyncio.Transport):
     def _lose(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost = True
+            if self.below is not None:
+                self.below.close()
             if self._tls:  # uvloop tells whose protocol it is at this moment, not at the next
                 self._loop.call_soon(self._protocol.connection_lost, error)
             else:
@@ -369,7 +375,7 @@ class StageTlsLayer:
     # what the transport below calls
 
     def connection_made(self, transport: Any) -> None:
-        self._below = transport
+        self._below = self.transport.below = transport
         self.state = "handshake"
         self._go_on()
 
@@ -707,19 +713,21 @@ class Conversation:
             step(*args)
         self.loop.settle()
 
-    def client(self, *early: bytes, tls: bool = False) -> Peer:
+    def client(self, *early: bytes, tls: bool = False, told: bool = True) -> Peer:
         """The application opens a connection.
 
         Args:
             early: reads that are there as soon as the connection is.
             tls: the connection is over TLS, whose handshake has been already.
+            told: the proxy knows; else it hears of it by `transport.begin`.
         """
         protocol = DownstreamConnection(self.listener) if tls else self.listener()
         transport = StageTransport(self.loop, protocol, self.descriptor, tls=tls)
         transport._arrived.extend(early)
         peer = Peer(self, transport, protocol=protocol)
         self._peers.append(peer)
-        self.do(transport.begin)
+        if told:
+            self.do(transport.begin)
         return peer
 
     def upstream(self) -> Peer:

@@ -17,7 +17,7 @@ from sidecar.config import Upstream
 from sidecar.errors import Overloaded, Refusal, UpstreamFailure, UpstreamTimeout
 from sidecar.policy.states import Outcome
 from sidecar.proxy.endpoint import Endpoint
-from sidecar.proxy.tls import tls_failure
+from sidecar.proxy.tls import SHUTDOWN_S, tls_failure
 from sidecar.runtime.deadlines import NEVER, Deadlines
 from sidecar.runtime.descriptors import none_left_for_dependency, too_few_for_dependency
 
@@ -257,7 +257,7 @@ class Dial:
                 "ssl": tls.context,
                 "server_hostname": endpoint.server_name,
                 "ssl_handshake_timeout": 2 * self._pool.connect_s + 1,  # never: the wheel is there before
-                "ssl_shutdown_timeout": 1,
+                "ssl_shutdown_timeout": SHUTDOWN_S,
             }
         if place.upstream.unix_path is not None:
             transport, _ = await loop.create_unix_connection(lambda: wire, place.upstream.unix_path)

@@ -132,7 +132,9 @@ class DownstreamConnection:
     @property
     def flushing(self) -> bool:
         """Whether a part of an answer has yet to leave."""
-        return self._transport.get_write_buffer_size() > 0
+        transport = self._transport
+        # Below TLS is a transport with a buffer of its own, and nothing is seen of it but what the kernel has.
+        return transport.get_write_buffer_size() > 0 or (not transport.can_write_eof() and unsent(transport) > 0)
 
     # -- what the event loop calls
 
@@ -145,8 +147,11 @@ class DownstreamConnection:
             self._wait_until(self._deadlines.now + self._listener.keepalive_s)
             return
         self._listener.count_unrouted(refusal, None)
-        # No lingering here: turning away must not cost what it protects.
+        # No lingering here: turning away must not cost what it protects. But over TLS the client must agree.
         self._state = _CLOSED
+        if not self._transport.can_write_eof():
+            self._state = _LINGER
+            self._wait_until(self._deadlines.now + _LINGER_S)
         self._transport.write(render(refusal, None, None, close=True, head_only=False))
         self._transport.close()
 
@@ -161,7 +166,7 @@ class DownstreamConnection:
             return True
         if self._exchange is not None:
             self.close()
-        elif self._state != _LINGER and self._transport.get_write_buffer_size():
+        elif self._state != _LINGER and self.flushing:
             self._linger()  # the last answer is not flushed yet
         self._held = b""  # what stands behind an answer that is out is cancelled too
         return False  # which closes the transport once it is flushed; `_linger` bounds how long that may take
@@ -205,7 +210,7 @@ class DownstreamConnection:
 
     def on_deadline(self) -> None:
         state = self._state
-        if self._write_blocked or (state == _LINGER and self._transport.get_write_buffer_size()):
+        if self._write_blocked or (state == _LINGER and self.flushing):
             if unsent(self._transport) != self._unsent_before:  # slow, but it reads
                 self._wait_while_it_reads()
             else:
@@ -528,7 +533,7 @@ class DownstreamConnection:
         self._drop_decoder()
         if transport.is_closing():
             return
-        if transport.get_write_buffer_size():  # a slow client has not got it all: leave it as long as it takes any
+        if self.flushing:  # a slow client has not got it all: leave it as long as it takes any
             self._wait_while_it_reads()
         else:
             self._wait_until(self._deadlines.now + _LINGER_S)

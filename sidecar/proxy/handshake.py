@@ -7,16 +7,13 @@ does not get through it, so failures are counted, and told in the log now and th
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sidecar.proxy.downstream import DownstreamConnection
-from sidecar.proxy.tls import TlsContext
+from sidecar.proxy.tls import SHUTDOWN_S, TlsContext
 
 if TYPE_CHECKING:
     from sidecar.proxy.listener import Listener
-
-_SHUTDOWN_S: Final = 2.0
-"""How long a client may take to agree to the end of a connection; see `downstream`."""
 
 
 def _feed(transport: asyncio.Transport, octets: bytes) -> None:
@@ -97,7 +94,7 @@ class Handshake:
             self._tls.context,
             server_side=True,
             ssl_handshake_timeout=self._listener.settings.head_timeout,
-            ssl_shutdown_timeout=_SHUTDOWN_S,
+            ssl_shutdown_timeout=SHUTDOWN_S,
         )
 
     def _hand_hello_over(self) -> None:

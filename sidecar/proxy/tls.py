@@ -20,6 +20,10 @@ from sidecar.errors import Refusal, StartError, UpstreamFailure
 
 log = logging.getLogger("sidecar.tls")
 
+SHUTDOWN_S: Final = 3600.0
+"""How long the end of a TLS connection may take for the event loop, which then drops what has yet to leave. Whoever
+ends one has a deadline of its own, and tells who is slow to read from who does not."""
+
 _Signature = tuple[tuple[int, int, int, int] | None, ...]
 
 # Not the files' doing: the next second may bring what is wanted, though they do not change.

@@ -334,7 +334,6 @@ def test_client_that_closed_its_side_is_not_reset_by_an_upstream_that_does_not_a
     client, upstream = begin(talk, "upgrade")
     upstream.transport.agrees = False
     client.half_closes()
-    upstream.transport._lost = False
     talk.do(upstream.transport.fail, _TIMED_OUT)
     assert client.ended == "closed"
     _over(talk)

@@ -25,7 +25,7 @@ from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
-from sidecar.proxy.tls import TlsContext
+from sidecar.proxy.tls import SHUTDOWN_S
 from sidecar.runtime.deadlines import TICK_S, Deadlines
 from sidecar.runtime.dependency import Dependency
 
@@ -59,7 +59,7 @@ class StageLoop(asyncio.AbstractEventLoop):
     """An event loop that runs what is ready when it is told to, and dials through `dial`."""
 
     def __init__(self, clock: Clock) -> None:
-        self.dial: Callable[[Callable[[], Any], object, bool], Awaitable[Any]]
+        self.dial: Callable[[Callable[[], Any], object, float | None], Awaitable[Any]]
         self.faults: list[dict[str, Any]] = []
         self.timers: list[asyncio.TimerHandle] = []
         self._clock = clock
@@ -98,16 +98,16 @@ class StageLoop(asyncio.AbstractEventLoop):
         return asyncio.Task(coro, loop=self)
 
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        return await self.dial(factory, (host, port), "ssl" in options)
+        return await self.dial(factory, (host, port), options.get("ssl_shutdown_timeout"))
 
     async def create_unix_connection(self, factory: Any, path: Any = None, **_: Any) -> Any:
-        return await self.dial(factory, path, False)
+        return await self.dial(factory, path, None)
 
     async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **options: Any) -> Any:
         """As uvloop does it, in the same steps; the context is the peer's end (`StageTls`)."""
         assert options["server_side"]
         assert not transport._lost, "TLS on what is closed"
-        layer = sslcontext.layer(self, protocol, options["ssl_handshake_timeout"])
+        layer = sslcontext.layer(self, protocol, options["ssl_handshake_timeout"], options["ssl_shutdown_timeout"])
         transport.stop_reading()
         transport.set_protocol(layer)
         begins = self.call_soon(layer.connection_made, transport)
@@ -165,15 +165,18 @@ class StageTransport(asyncio.Transport):
         loop: that it belongs to.
         protocol: of the proxy.
         descriptor: of its socket.
-        tls: it knows no half-closed connection: the far end's FIN closes it, and a close waits for the far end.
+        tls: where it is over TLS, how long its close may take, in seconds. It knows no half-closed connection: the far
+            end's FIN closes it, and its close waits for the far end.
     """
 
-    def __init__(self, loop: StageLoop, protocol: Any, descriptor: int, *, tls: bool = False) -> None:
+    def __init__(self, loop: StageLoop, protocol: Any, descriptor: int, *, tls: float | None = None) -> None:
         super().__init__()
         self._loop = loop
         self._protocol = protocol
         self._socket = _Socket(descriptor)
-        self._tls = tls
+        self._tls = tls is not None
+        self._shutdown_s = tls or 0.0
+        self._gives_up: asyncio.TimerHandle | None = None
         self._high = _HIGH
         self._buffer = bytearray()
         self._arrived: deque[bytes] = deque()  # at the proxy's kernel, not read yet; b"" is FIN
@@ -267,6 +270,9 @@ class StageTransport(asyncio.Transport):
     def close(self) -> None:
         if not self._closing:
             self._closing = True
+            if self._tls:
+                error = TimeoutError("SSL shutdown timed out")
+                self._gives_up = self._loop.call_later(self._shutdown_s, self.fail, error)
             self._flush()
 
     def abort(self) -> None:
@@ -325,6 +331,8 @@ class StageTransport(asyncio.Transport):
     def _lose(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost = True
+            if self._gives_up is not None:
+                self._gives_up.cancel()
             if self.below is not None:
                 self.below.close()
             if self._tls:  # uvloop tells whose protocol it is at this moment, not at the next
@@ -352,8 +360,8 @@ class StageTls:
         self.context = self
         self.layers: list[StageTlsLayer] = []
 
-    def layer(self, loop: StageLoop, protocol: Any, timeout_s: float) -> StageTlsLayer:
-        layer = StageTlsLayer(loop, protocol, timeout_s)
+    def layer(self, loop: StageLoop, protocol: Any, timeout_s: float, shutdown_s: float) -> StageTlsLayer:
+        layer = StageTlsLayer(loop, protocol, timeout_s, shutdown_s)
         self.layers.append(layer)
         return layer
 
@@ -361,9 +369,9 @@ class StageTls:
 class StageTlsLayer:
     """What stands between a transport and the protocol above it, with the states of uvloop's SSLProtocol."""
 
-    def __init__(self, loop: StageLoop, protocol: Any, timeout_s: float) -> None:
+    def __init__(self, loop: StageLoop, protocol: Any, timeout_s: float, shutdown_s: float) -> None:
         self.waiter = loop.create_future()
-        self.transport = StageTransport(loop, protocol, -1, tls=True)
+        self.transport = StageTransport(loop, protocol, -1, tls=shutdown_s)
         self.transport._begun = True
         self.timeout_s = timeout_s
         self.state = "new"
@@ -722,7 +730,7 @@ class Conversation:
             told: the proxy knows; else it hears of it by `transport.begin`.
         """
         protocol = DownstreamConnection(self.listener) if tls else self.listener()
-        transport = StageTransport(self.loop, protocol, self.descriptor, tls=tls)
+        transport = StageTransport(self.loop, protocol, self.descriptor, tls=SHUTDOWN_S if tls else None)
         transport._arrived.extend(early)
         peer = Peer(self, transport, protocol=protocol)
         self._peers.append(peer)
@@ -755,7 +763,7 @@ class Conversation:
         """Connection attempts that nobody has answered nor given up."""
         return sum(not attempt.done() for attempt in self._hanging)
 
-    async def _dial(self, factory: Callable[[], Any], address: object, tls: bool) -> Any:
+    async def _dial(self, factory: Callable[[], Any], address: object, tls: float | None) -> Any:
         self.dialed.append(address)
         dialing = self.dialing
         if isinstance(dialing, dict):

@@ -73,7 +73,8 @@ class Site:
 
     def addresses(self, dependency: str) -> tuple[float, float]:
         """How many are healthy, and how many ejected."""
-        metrics, name = self.sidecar.metrics_now(), "sidecar_upstream_addresses"
+        name = "sidecar_upstream_addresses"
+        metrics = self.sidecar.metrics_now(name)
         healthy, ejected = (
             metrics[name, frozenset({("dependency", dependency), ("state", state)})] for state in ("healthy", "ejected")
         )

@@ -331,14 +331,18 @@ def refusing(wire: Wire, request: Message) -> None:
 
 
 @settled
-def test_refused_upgrade_leaves_both_connections_as_they_were(sidecar: Sidecar, upstream: Upstream) -> None:
-    with upstream.replying(refusing), sidecar.connect() as wire:
+def test_refused_upgrade_is_answered_and_the_upstreams_connection_serves_on(
+    sidecar: Sidecar, upstream: Upstream
+) -> None:
+    """The application's ends, for what may follow on it is of the other protocol."""
+    with upstream.replying(refusing):
         for number in range(3):
-            wire.send(upgrade("/plain/x"))
-            refused = wire.response()
-            assert (refused.status, refused.body, refused.closes) == (403, b"not here", False)
-            wire.send(get(f"/plain/{number}"))
-            assert wire.response().body == b"GET /%d" % number
+            with sidecar.connect() as wire:
+                wire.send(upgrade("/plain/x"))
+                refused = wire.response()
+                assert (refused.status, refused.body, refused.closes) == (403, b"not here", True)
+                assert wire.rest() == b""
+            assert sidecar.ask(get(f"/plain/{number}")).body == b"GET /%d" % number
         assert len(upstream.wires) == 1
 
 
@@ -383,19 +387,18 @@ def test_too_many_tunnels_are_refused_and_requests_are_served_on(sidecar: Sideca
             mirror(wire)
 
     with upstream.replying(reply), contextlib.ExitStack() as stack:
-        first, second, third = (stack.enter_context(sidecar.connect()) for _ in range(3))
+        first, second = (stack.enter_context(sidecar.connect()) for _ in range(2))
         opened(first, "/two/1")
         opened(second, "/two/2")
-        third.send(upgrade("/two/3"))
-        refused = third.response()
-        assert (refused.status, refused.error, refused.closes) == (503, "CONCURRENCY_LIMITED", False)
+        refused = sidecar.ask(upgrade("/two/3"))
+        assert refused.refusal == (503, "CONCURRENCY_LIMITED", "connection_limit_reached")
         assert "max_tunnels" in refused.detail
-        third.send(get("/two/plainly"))
-        assert third.response().body == b"GET /plainly"
+        assert sidecar.ask(get("/two/plainly")).body == b"GET /plainly"
         assert len(upstream.requests) == 3
         second.reset()
         eventually(lambda: sidecar.metric("sidecar_tunnels", dependency="two") == 1, "one tunnel is left")
-        opened(third, "/two/3")
+        with sidecar.connect() as third:
+            opened(third, "/two/3")
 
 
 @settled

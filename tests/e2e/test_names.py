@@ -176,6 +176,10 @@ def test_busy_address_is_spared(site: Site) -> None:
             wire.send(get("/even/held"))
             wires.append(wire)
             site.sidecar.turn()
+        eventually(
+            lambda: site.sidecar.metric("sidecar_in_flight_requests", dependency="even") == len(server.requests),
+            "all are under way there that are under way at all",
+        )
         asked = len(server.requests)
         site.ask("even", 30)
         assert len(server.requests) == asked

@@ -533,9 +533,10 @@ class DownstreamConnection:
         self._drop_decoder()
         if transport.is_closing():
             return
-        if self.flushing:  # a slow client has not got it all: leave it as long as it takes any
+        if transport.get_write_buffer_size():  # a slow client has not got it all: leave it as long as it takes any
             self._wait_while_it_reads()
-        else:
+        else:  # under TLS it may not have either, which shows when it still has not by then
+            self._unsent_before = -1
             self._wait_until(self._deadlines.now + _LINGER_S)
         if transport.can_write_eof() and not self._half_closed:
             transport.write_eof()

@@ -138,8 +138,9 @@ class Resolver:
     def start(self) -> None:
         """Tell what is known already, and begin to look up what is not."""
         self._tell()
-        loop = asyncio.get_running_loop()
-        self._rounds = [loop.create_task(self._keep_looking(upstream)) for upstream in self._names]
+        if self._names:
+            loop = asyncio.get_running_loop()
+            self._rounds = [loop.create_task(self._keep_looking(upstream)) for upstream in self._names]
 
     def stop(self) -> None:
         """Look nothing up any more."""

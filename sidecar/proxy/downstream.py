@@ -249,7 +249,8 @@ class DownstreamConnection:
         """The head is whole and sound: find its dependency and hand it on, then what follows it."""
         listener = self._listener
         self.keep_alive = head.keep_alive
-        self._mistrusted = head.upgrade is not None
+        if head.upgrade is not None:
+            self.keep_alive = False  # what follows may be of the protocol that was not agreed to, and is no request
         listener.last_request = self._deadlines.now
         try:
             pool = self._dispatcher.route(head)
@@ -265,10 +266,8 @@ class DownstreamConnection:
             self._answer_options(head, rest)
             return
         listener.in_flight += 1
-        if head.upgrade is not None:
-            self.keep_alive = False  # as above: what follows may be of the protocol that was not agreed to
         if head.method == b"CONNECT":
-            self.keep_alive = False
+            self.keep_alive = False  # as above
             exchange: Exchange = ConnectExchange(self, pool, head, self._deadlines)
         else:
             exchange = Exchange(self, pool, head, self._deadlines)
@@ -443,8 +442,6 @@ class DownstreamConnection:
     @property
     def persists(self) -> bool:
         """Whether the connection may serve another request behind the present response."""
-        if self._mistrusted and self._held:
-            return False  # what was sent ahead may be of a protocol that has not been agreed to, and is no request
         return self.keep_alive and not self._listener.draining and not self._sent_last
 
     @property
@@ -453,7 +450,7 @@ class DownstreamConnection:
         return self._half_closed and not self._held
 
     def _after_response(self) -> None:
-        if not self.keep_alive or self._sent_last or (self._mistrusted and self._held):
+        if not self.keep_alive or self._sent_last:
             self._linger()
             return
         self._state = _HEAD

@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from sidecar.proxy.listener import Listener
 
 
-def _feed(transport: asyncio.Transport, octets: bytes) -> None:
-    """Give the protocol of a transport, which is TLS by now, octets that came before it was."""
-    protocol = cast("asyncio.BufferedProtocol", transport.get_protocol())
-    while octets:
-        buffer = memoryview(protocol.get_buffer(len(octets)))
-        size = min(len(buffer), len(octets))
-        buffer[:size] = octets[:size]
-        octets = octets[size:]
-        protocol.buffer_updated(size)
-
-
 class Handshake:
     """The TLS handshake of one accepted connection; an asyncio protocol by its methods.
 

@@ -48,12 +48,6 @@ class Lookup(Protocol):
         """
 
 
-MOST_THREADS: Final = 64
-"""Lookups under way at once; further ones wait."""
-
-_room = threading.BoundedSemaphore(MOST_THREADS)
-
-
 async def system_lookup(host: str, port: int) -> list[str]:
     """What the host's own resolver says, of IPv4 and IPv6.
 

@@ -66,7 +66,7 @@ class Router(Generic[Target]):
         """The target that CONNECT names: as an entry of `hosts` with its port, or, for an entry without one, with the
         port of an upstream.
 
-        Unlike a request, a tunnel cannot be for the default port and end at another one.
+        Unlike a request, a tunnel is never for the default port unless that is one of these.
 
         Args:
             authority: the target, which llhttp lets begin with a slash.

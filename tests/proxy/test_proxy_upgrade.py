@@ -330,24 +330,16 @@ def test_octets_sent_ahead_are_nobodys_request_behind_options_that_end_here(conv
 
 
 @pytest.mark.parametrize("keys", [{}, {"shared": True, "hosts": ["elsewhere"]}])
-def test_distrust_ends_with_the_request_that_it_is_for(converse, keys) -> None:
+def test_octets_sent_behind_the_refusal_are_nobodys_request_either(converse, keys) -> None:
     talk = converse(**keys)
     client = talk.client()
-    stray = message("GET /a HTTP/1.1", "Host: app")
-    if keys:
-        client.sends(UPGRADE)
-        client.gets_refusal(404, "NO_ROUTE")
-        client.sends(stray + stray)
-        assert client.takes().count(b"HTTP/1.1 404 ") == 2
-    else:
-        client.sends(UPGRADE)
-        upstream = talk.upstream()
-        upstream.sends(_REFUSED)
-        client.takes()
-        client.sends(stray + stray)
-        upstream.sends(OK, OK)
-        client.gets(2 * OK_DOWNSTREAM)
-    assert client.ended == "open"
+    client.sends(UPGRADE)
+    if not keys:
+        talk.upstream().sends(_REFUSED)
+    assert b"\r\nConnection: close\r\n" in client.takes()
+    client.sends(_SMUGGLED)
+    client.gets_nothing()
+    assert (client.ended, talk.no_upstream) == ("fin", True)
 
 
 def test_upgrade_behind_requests_sent_ahead_waits_its_turn(converse) -> None:
@@ -398,10 +390,10 @@ def test_switch_that_was_not_asked_for_is_502(converse, asked: bytes, switch: by
     answer = client.gets_refusal(502, "DOWNSTREAM_FAILURE")
     assert says in answer.detail
     assert answer.proxy_error == "http_protocol_error"
-    assert (client.ended, upstream.ended) == ("open", "closed")
+    assert (client.ended, upstream.ended) == ("fin" if asked is UPGRADE else "open", "closed")
     assert (counts(talk), tunnels_of(talk), counted(talk)["opened"]) == ((0, 1, 0), 0, 0)
     client.sends(GET)
-    talk.upstream().gets(GET_UPSTREAM)
+    assert talk.no_upstream == (asked is UPGRADE)
 
 
 def test_switch_amid_the_body_of_a_request_is_502_and_ends_its_connection(converse) -> None:
@@ -435,12 +427,14 @@ def test_upgrade_refused_is_an_ordinary_response(converse, status: str, fields: 
     upstream.takes()
     assert (tunnels_of(talk), talk.gate.slots.in_use) == (1, 1)
     upstream.sends(message(f"HTTP/1.1 {status}", "Date: x", *fields, body="no"))
-    client.gets(message(f"HTTP/1.1 {status}", "Date: x", "Content-Length: 2", "Via: 1.1 sidecar", body="no"))
-    assert (tunnels_of(talk), talk.gate.slots.in_use) == (0, 0)
-    client.sends(GET)  # on the same connections
+    own = ["Via: 1.1 sidecar", "Connection: close"]
+    client.gets(message(f"HTTP/1.1 {status}", "Date: x", "Content-Length: 2", *own, body="no"))
+    assert (tunnels_of(talk), talk.gate.slots.in_use, client.ended) == (0, 0, "fin")
+    other = talk.client()
+    other.sends(GET)  # on the upstream's same connection
     upstream.gets(GET_UPSTREAM)
     upstream.sends(OK)
-    client.gets(OK_DOWNSTREAM)
+    other.gets(OK_DOWNSTREAM)
     assert len(talk.dialed) == 1
 
 
@@ -451,8 +445,10 @@ def test_upgrade_refused_in_the_chunked_coding_is_an_ordinary_response(converse)
     upstream = talk.upstream()
     upstream.sends(message("HTTP/1.1 200 OK", "Date: x", "Transfer-Encoding: chunked", body="2\r\nhi\r\n0\r\n\r\n"))
     assert client.takes().endswith(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
-    client.sends(GET)
-    assert upstream.takes().endswith(GET_UPSTREAM)
+    assert client.ended == "fin"
+    upstream.takes()
+    talk.client().sends(GET)
+    upstream.gets(GET_UPSTREAM)
 
 
 # -- policies
@@ -507,7 +503,7 @@ def test_open_circuit_refuses_an_upgrade(converse) -> None:
     client = talk.client()
     client.sends(UPGRADE)
     client.gets_refusal(503, "CIRCUIT_OPEN")
-    assert (client.ended, tunnels_of(talk)) == ("open", 0)
+    assert (client.ended, tunnels_of(talk)) == ("fin", 0)
 
 
 def test_tunnel_is_the_success_of_its_trial(converse) -> None:
@@ -636,13 +632,14 @@ def test_tunnel_too_many_is_refused_before_anything_is_asked(converse) -> None:
         "2 tunnels to payments stand or are being set up, and no more may (max_tunnels); when one ends is not known"
     )
     assert (answer.fields["retry-after"], answer.proxy_error) == ("1", "connection_limit_reached")
-    assert (third.ended, talk.no_upstream) == ("open", True)
+    assert (third.ended, talk.no_upstream) == ("fin", True)
     assert talk.gate.bucket.tokens(talk.deadlines.read()) == pytest.approx(2)
     stands.resets()
-    third.sends(UPGRADE)
+    fourth = talk.client()
+    fourth.sends(UPGRADE)
     talk.upstream().sends(SWITCHING)
-    third.gets(SWITCHING_DOWNSTREAM)
-    third.resets()
+    fourth.gets(SWITCHING_DOWNSTREAM)
+    fourth.resets()
     is_being_set_up.sends(_REFUSED)
     assert tunnels_of(talk) == 0
 

@@ -25,7 +25,7 @@ from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routing import Router
-from sidecar.proxy.tls import SHUTDOWN_S
+from sidecar.proxy.tls import SHUTDOWN_S, TlsContext
 from sidecar.runtime.deadlines import TICK_S, Deadlines
 from sidecar.runtime.dependency import Dependency
 
@@ -60,6 +60,7 @@ class StageLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, clock: Clock) -> None:
         self.dial: Callable[[Callable[[], Any], object, float | None], Awaitable[Any]]
+        self.dialed_with: list[dict[str, Any]] = []  # the options of each attempt to connect, beside its address
         self.faults: list[dict[str, Any]] = []
         self.timers: list[asyncio.TimerHandle] = []
         self._clock = clock
@@ -98,6 +99,7 @@ class StageLoop(asyncio.AbstractEventLoop):
         return asyncio.Task(coro, loop=self)
 
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        self.dialed_with.append(options)
         return await self.dial(factory, (host, port), options.get("ssl_shutdown_timeout"))
 
     async def create_unix_connection(self, factory: Any, path: Any = None, **_: Any) -> Any:
@@ -589,7 +591,7 @@ class Conversation:
         shared: the listener is the shared one; else it belongs to the dependency `payments`.
         others: further dependencies, by name.
         addresses: what the first lookup of a name finds; see the attribute.
-        tls_context: of `payments`, where its upstream is https; the stage itself speaks no TLS.
+        tls_context: of `payments`, where its upstream is https; the stage itself speaks none, and takes any.
         keys: of the dependency `payments`.
     """
 
@@ -624,7 +626,7 @@ class Conversation:
         self.looked_up: list[str] = []
         self._lookups: dict[asyncio.Future[list[str]], str] = {}
         self.pools = {
-            name: Pool(self._dependency(settings), self.deadlines, self._look_up, StageTls())  # type: ignore[arg-type]
+            name: Pool(self._dependency(settings), self.deadlines, self._look_up, tls_context or StageTls())
             for name, settings in config.dependencies.items()
         }
         self.pool = self.pools["payments"]

@@ -245,9 +245,10 @@ fails("7.1.2 close twice", [closing() + closing()], code=NORMAL)
 fails("7.1.3 ping behind close", [closing() + frame(PING)], code=NORMAL)
 fails("7.1.4 text behind close", [closing() + text("too late")], code=NORMAL)
 fails("7.1.5 close amid a fragmented text", [TWO[0] + closing()], code=NORMAL)
+# Without Autobahn's ping behind the close: a server that closes with octets unread resets its own answer away.
 fails(
     "7.1.6 close behind a large message",
-    [text(letters(MIB // 4)), closing(), frame(PING)],
+    [text(letters(MIB // 4)), closing()],
     echoed(letters(MIB // 4).decode()),
     code=NORMAL,
 )

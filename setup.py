@@ -41,6 +41,7 @@ HOT_PATH = [
     "sidecar/proxy/responder.py",
     "sidecar/proxy/retrying.py",
     "sidecar/proxy/routing.py",
+    "sidecar/proxy/transports.py",
     "sidecar/proxy/tunnel.py",
     "sidecar/proxy/upstream.py",
     "sidecar/proxy/verdict.py",

@@ -8,8 +8,6 @@ present answer is out, so a read that holds a thousand requests costs no more me
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import (
@@ -28,8 +26,8 @@ from sidecar.proxy.framing import RequestHead
 from sidecar.proxy.headers import max_forwards
 from sidecar.proxy.heads import RequestReader
 from sidecar.proxy.responder import Responder
-from sidecar.proxy.tunnel import NO_LINGER, Tunnel, TunnelEnd
-from sidecar.proxy.upstream import WRITE_BUFFER_HIGH, unsent
+from sidecar.proxy.transports import WRITE_BUFFER_HIGH, make_close_a_reset, unsent
+from sidecar.proxy.tunnel import Tunnel, TunnelEnd
 from sidecar.runtime.deadlines import NEVER
 
 if TYPE_CHECKING:
@@ -548,8 +546,7 @@ class DownstreamConnection:
 
     def _reset(self) -> None:
         """End the connection with RST: behind FIN, what has come would pass for the whole response."""
-        with contextlib.suppress(OSError, AttributeError):  # no socket any more; a Unix one knows no RST
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        make_close_a_reset(self._transport)
         self.close()
 
     def _end(self) -> None:

@@ -9,14 +9,11 @@ ended, when nothing has moved for `timeout.tunnel`, or when the sidecar stops. F
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.headers import trace_id
-from sidecar.proxy.upstream import WRITE_BUFFER_HIGH, unsent
+from sidecar.proxy.transports import WRITE_BUFFER_HIGH, make_close_a_reset, unsent
 from sidecar.runtime.deadlines import NEVER, Deadlines
 from sidecar.runtime.dependency import Dependency
 
@@ -25,9 +22,6 @@ if TYPE_CHECKING:
 
 _CLOSE_S: Final = 2.0
 """How long what is on its way may take to leave when a tunnel is closed."""
-
-NO_LINGER: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER that makes a close a reset."""
 
 TO_UPSTREAM: Final = 0
 TO_DOWNSTREAM: Final = 1
@@ -180,11 +174,9 @@ class TunnelEnd:
 
     def reset(self) -> None:
         """End the connection with RST."""
-        transport = self.transport
-        if transport is not None:
-            with contextlib.suppress(OSError, AttributeError):  # no socket any more; a Unix one knows no RST
-                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-            transport.abort()
+        if self.transport is not None:
+            make_close_a_reset(self.transport)
+            self.transport.abort()
 
     # -- what the event loop calls
 

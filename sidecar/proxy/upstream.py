@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import ssl
-import struct
-import termios
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import Refusal, UpstreamFailure, UpstreamTimeout
@@ -14,15 +11,13 @@ from sidecar.proxy.chunked import ChunkedDecoder, ChunkedError
 from sidecar.proxy.framing import ResponseHead
 from sidecar.proxy.heads import ResponseReader
 from sidecar.proxy.tls import tls_failure
+from sidecar.proxy.transports import WRITE_BUFFER_HIGH, unsent
 from sidecar.runtime.deadlines import NEVER, Deadlines
 
 if TYPE_CHECKING:
     from sidecar.proxy.endpoint import Endpoint
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.pool import Pool
-
-WRITE_BUFFER_HIGH: Final = 65_536
-"""Octets that may wait in a transport before the other side is paused."""
 
 # What is expected next from the upstream.
 _IDLE: Final = 0  # nothing: no request is out
@@ -34,19 +29,6 @@ _OVER: Final = 5  # nothing: the response has ended, the request not yet
 _CLOSED: Final = 6
 
 _STATES: Final = ("idle", "head", "length", "chunked", "until-close", "over", "closed")
-
-
-def unsent(transport: asyncio.WriteTransport) -> int:
-    """Octets written to `transport` that the peer's kernel has not acknowledged, ours and the kernel's together.
-
-    A stalled peer and a slow one differ in whether this number moves.
-    """
-    size = transport.get_write_buffer_size()
-    try:
-        packed = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    except (OSError, AttributeError, ValueError):
-        return size
-    return size + int(struct.unpack("i", packed)[0])
 
 
 class UpstreamConnection:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from sidecar.proxy.upstream import unsent
+from sidecar.proxy.transports import unsent
 from tests.proxy.test_proxy_handshake import Secured
 from tests.proxy.transcript import GET, HELLO, OK, Conversation, Peer, message
 

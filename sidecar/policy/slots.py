@@ -9,7 +9,7 @@ class Slots:
     Invariant: `in_use` is the number of `take` calls that returned True less the number of `release` calls.
 
     Args:
-        limit: how many at a time; at least 1. May be changed while slots are in use: then no new one is given until
+        limit: how many at a time; 0 for none. May be changed while slots are in use: then no new one is given until
             enough have been released.
     """
 

@@ -53,10 +53,39 @@ def account_response(
 
 
 def account_tunnel(dependency: Dependency, head: RequestHead, status: int, duration_s: float) -> None:
-    """Count a request that has become a tunnel; the tunnel itself is counted, and written down, at its end."""
+    """Count a request that has become a tunnel; it is written down at the end of that."""
     counters = dependency.counters
     counters.in_flight -= 1
+    counters.tunnels += 1
     counters.count_request(head.method, status, _UPSTREAM, duration_s)
+
+
+def account_tunnel_over(
+    dependency: Dependency,
+    head: RequestHead,
+    status: int,
+    attempts: int,
+    stood_s: float,
+    duration_s: float,
+    waited_s: float,
+    octets: list[int],
+) -> None:
+    """Close the books on a tunnel.
+
+    Args:
+        dependency: to which it went.
+        head: of the request that it began as.
+        status: with which that was answered.
+        attempts: how often the dependency was asked.
+        stood_s: how long the tunnel stood.
+        duration_s: from the request's head to this moment.
+        waited_s: in the queue.
+        octets: relayed, to the dependency and to the application.
+    """
+    dependency.counters.tunnel_s += stood_s
+    log = dependency.log
+    if log is not None and log.wants(status, False, duration_s):
+        _write(dependency, head, status, None, attempts, duration_s, waited_s, octets)
 
 
 def account_refusal(
@@ -102,8 +131,9 @@ def _write(
     attempts: int,
     duration_s: float,
     waited_s: float,
+    octets: list[int] | None = None,
 ) -> None:
     log = dependency.log
     assert log is not None, "asked before"
     trace = trace_id(head.block)
-    log.write(dependency.name, head.method, head.target, status, code, attempts, duration_s, waited_s, trace)
+    log.write(dependency.name, head.method, head.target, status, code, attempts, duration_s, waited_s, trace, octets)

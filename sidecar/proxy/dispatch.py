@@ -38,7 +38,7 @@ class Dispatcher:
             named = self._router.by_tunnel(head.target)
             if named is None or (pool is not None and named is not pool):
                 raise ForbiddenRoute("no dependency has the host and port that CONNECT asks for")
-            if named.dependency.tunnels is None:
+            if named.dependency.tunnels.limit == 0:
                 raise ForbiddenRoute(f"tunnels to {named.dependency.name} are switched off (max_tunnels: 0)")
             return named
         if head.absolute:

@@ -173,7 +173,7 @@ class Exchange:
     def _may_switch(self, now: float) -> bool:
         """Reserve the tunnel that the request may become; where there is none, it is refused."""
         tunnels = self.dependency.tunnels
-        if tunnels is None:
+        if tunnels.limit == 0:
             self.head.upgrade = None
         elif tunnels.take():
             self._tunnel_reserved = True
@@ -590,7 +590,7 @@ class Exchange:
         attempt = self._attempt
         if attempt is not None:
             attempt.settle(end, self.head.block, now)
-        if self._tunnel_reserved and self.dependency.tunnels is not None:
+        if self._tunnel_reserved:
             self._tunnel_reserved = False
             self.dependency.tunnels.release()
 

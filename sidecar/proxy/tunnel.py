@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.proxy.headers import trace_id
+from sidecar.proxy.account import account_tunnel_over
 from sidecar.proxy.transports import WRITE_BUFFER_HIGH, make_close_a_reset, unsent
 from sidecar.runtime.deadlines import NEVER, Deadlines
 from sidecar.runtime.dependency import Dependency
@@ -306,7 +306,6 @@ class Tunnel:
             sent: octets of the application that have come already.
             received: octets of the dependency that have.
         """
-        self._dependency.counters.tunnels += 1
         self._downstream, self._upstream = downstream, upstream
         downstream.join(self, upstream, TO_UPSTREAM)
         upstream.join(self, downstream, TO_DOWNSTREAM)
@@ -374,25 +373,16 @@ class Tunnel:
                 self._wait(self._dependency.idle_s)
             return
         self._deadlines.forget(self)
-        dependency, head = self._dependency, self._head
-        tunnels = dependency.tunnels
-        assert tunnels is not None, "without them there is no tunnel"
-        tunnels.release()
+        self._dependency.tunnels.release()
         now = self._deadlines.read()
-        duration_s = now - self._began
-        dependency.counters.tunnel_s += now - self._since
-        log = dependency.log
-        if log is not None and log.wants(self._status, False, duration_s):
-            log.write(
-                dependency.name,
-                head.method,
-                head.target,
-                self._status,
-                None,
-                self._attempts,
-                duration_s,
-                self._waited_s,
-                trace_id(head.block),
-                self._octets,
-            )
+        account_tunnel_over(
+            self._dependency,
+            self._head,
+            self._status,
+            self._attempts,
+            now - self._since,
+            now - self._began,
+            self._waited_s,
+            self._octets,
+        )
         self._on_over(self)

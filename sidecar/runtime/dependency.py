@@ -11,6 +11,7 @@ from sidecar.config import Metrics
 from sidecar.counters import CANDIDATE_STATES, Counters
 from sidecar.errors import Fallback, Refusal
 from sidecar.policy.gate import Gate
+from sidecar.policy.slots import Slots
 from sidecar.policy.states import State, Transition
 from sidecar.runtime import policies
 from sidecar.runtime.admission import Admission, Waiter
@@ -88,7 +89,7 @@ class Dependency:
         classifier: what the end of an attempt says.
         retry: when to try again; None for never.
         budget: of the retries.
-        tunnels: those that stand or are being set up; None where there may be none.
+        tunnels: those that stand or are being set up; a limit of 0 is none at all.
         counters: what has happened.
         trips: what each opening of the circuit has left behind.
         mirror: its circuit as a pybreaker.
@@ -161,7 +162,7 @@ class Dependency:
         self.classifier = policies.classifier(settings.circuit_breaker)
         self.retry = policies.retry_settings(settings.retry)
         self.budget = policies.retry_budget(settings.retry, now)
-        self.tunnels = policies.tunnel_slots(settings)
+        self.tunnels = Slots(settings.max_tunnels)
         self.fallback = fallback
         self.refusal_memo: RefusalMemo | None = None
         gate: Gate[Waiter] = policies.enforced_gate(settings, now, rng, self._moved)

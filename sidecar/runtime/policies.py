@@ -125,11 +125,6 @@ def ejection_settings(keys: Ejection) -> EjectionSettings:
     return EjectionSettings(keys.consecutive_failures, keys.for_, keys.max)
 
 
-def tunnel_slots(settings: Settings) -> Slots | None:
-    """How many tunnels may stand at a time; None for none at all."""
-    return Slots(settings.max_tunnels) if settings.max_tunnels else None
-
-
 def retry_settings(keys: Retry) -> RetrySettings | None:
     """When to try again; None for never."""
     if keys.attempts == 1:

@@ -130,8 +130,7 @@ def _addresses(pool: Pool, now: float) -> Iterator[Row]:
 
 
 def _tunnels(pool: Pool, _: float) -> Iterator[Row]:
-    tunnels = pool.dependency.tunnels
-    yield (), 0 if tunnels is None else tunnels.in_use
+    yield (), pool.dependency.tunnels.in_use
 
 
 def _tunnel_octets(pool: Pool, _: float) -> Iterator[Row]:

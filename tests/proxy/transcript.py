@@ -834,8 +834,7 @@ class Conversation:
             gate = pool.dependency.admission.gate
             assert len(gate.queue) == 0
             assert gate.slots is None or gate.slots.in_use == 0
-            tunnels = pool.dependency.tunnels
-            assert tunnels is None or tunnels.in_use == 0
+            assert pool.dependency.tunnels.in_use == 0
             assert gate.breaker.view(self.deadlines.read()).trials == 0
             assert pool.dependency.counters.in_flight == 0
             self.do(pool.close)

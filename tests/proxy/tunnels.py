@@ -40,8 +40,7 @@ def begin(talk: Conversation, way: str, *, tls: bool = False) -> tuple[Peer, Pee
 
 def tunnels_of(talk: Conversation) -> int:
     """Tunnels that stand or are being set up."""
-    tunnels = talk.dependency.tunnels
-    return 0 if tunnels is None else tunnels.in_use
+    return talk.dependency.tunnels.in_use
 
 
 def requests_of(talk: Conversation) -> dict[str, int]:

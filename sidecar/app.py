@@ -110,7 +110,7 @@ class App:
                 fallback=make_fallback(fallback.status, fallback.headers, fallback.body) if fallback.on else None,
             )
             tls = None
-            if any(upstream.scheme == "https" for upstream in settings.upstream):
+            if settings.is_https:
                 tls = self._upstream_tls(name, settings.tls)
             self._pools[name] = Pool(dependency, self._deadlines, self._lookup, tls)
         router: Router[Pool] = Router(

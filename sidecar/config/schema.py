@@ -197,6 +197,11 @@ class Dependency(Defaults):
     )
     prefix: OptionalPrefix = key(None, "Path prefix that selects this dependency on the shared port, as in /payments.")
 
+    @property
+    def is_https(self) -> bool:
+        """Whether TLS is spoken to it; a list that is mixed counts, and is a mistake of its own."""
+        return any(upstream.scheme == "https" for upstream in self.upstream)
+
 
 class Config(Section):
     """The whole configuration."""

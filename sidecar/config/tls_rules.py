@@ -22,7 +22,7 @@ def check(config: Config, source: Source, report: Report, wrong: Container[Path]
             _check_certificate((*path, "listener", "tls"), dependency.listener.tls, source, report, wrong)
         _check_upstreams((*path, "upstream"), dependency, source, report)
         tls = (*path, "tls")
-        if _is_https(dependency):
+        if dependency.is_https:
             _check_certificate(tls, dependency.tls, source, report, wrong)
         elif source.has(tls):
             # In the defaults it is for the dependencies that have a use for it.
@@ -34,7 +34,7 @@ def warn(config: Config, source: Source, report: Report) -> None:
     for name, dependency in config.dependencies.items():
         path: Path = ("dependencies", name)
         _warn_of_pair((*path, "listener", "tls"), dependency.listener.tls, source, report)
-        if _is_https(dependency):
+        if dependency.is_https:
             _warn_of_pair((*path, "tls"), dependency.tls, source, report)
             _warn_of_trust((*path, "tls"), dependency, source, report)
 
@@ -105,8 +105,3 @@ def _warn_of_trust(path: Path, dependency: Dependency, source: Source, report: R
     # Those of the defaults are for the others where it is this dependency that trusts anybody.
     if dependency.tls.ca_file is not None and (source.has(ca_file) or not source.has(at)):
         report.warning(source.place(ca_file), ca_file, "has no effect while insecure_skip_verify is true")
-
-
-def _is_https(dependency: Dependency) -> bool:
-    """Whether TLS is spoken to the dependency; a list that is mixed counts, and is a mistake of its own."""
-    return any(upstream.scheme == "https" for upstream in dependency.upstream)

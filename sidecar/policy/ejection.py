@@ -110,7 +110,7 @@ class Ejection(Generic[M]):
     def pick(self, now: float) -> M | None:
         """The less busy of two at random among those that are in, or among all where none is; None without members."""
         if now >= self._next_return:
-            self._take_back(now)
+            self._sort(now)
         return self._pick_of(self._in or self.members)
 
     def pick_where(self, wanted: Callable[[M], bool], now: float) -> M | None:

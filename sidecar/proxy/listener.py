@@ -120,7 +120,7 @@ class Listener:
 
     def admit_handshake(self, handshake: Handshake, transport: asyncio.BaseTransport) -> bool:
         """Take in a new connection that speaks TLS; False where there is no room for it, or no descriptor."""
-        if self.connections >= self.settings.max_connections or too_few_for_application(transport):
+        if self._no_room(transport) is not None:
             self.unrouted["CONNECTION_LIMITED"] += 1
             return False
         self._handshakes.add(handshake)
@@ -143,13 +143,18 @@ class Listener:
 
     def admit(self, connection: DownstreamConnection, transport: asyncio.BaseTransport) -> Refusal | None:
         """Take in a new connection, or say why it must be turned away."""
+        refusal = self._no_room(transport)
+        if refusal is None:
+            self._connections.add(connection)
+            self._last_gone.clear()
+        return refusal
+
+    def _no_room(self, transport: asyncio.BaseTransport) -> Refusal | None:
         limit = self.settings.max_connections
         if self.connections >= limit:
             return ConnectionLimited(f"this listener carries {limit} connections already (listener.max_connections)")
         if too_few_for_application(transport):
             return Overloaded("the sidecar has too few descriptors left for another connection (ulimit -n)")
-        self._connections.add(connection)
-        self._last_gone.clear()
         return None
 
     def on_connection_lost(self, connection: DownstreamConnection) -> None:

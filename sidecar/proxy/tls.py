@@ -89,9 +89,7 @@ def upstream_context(key: str, keys: Tls) -> TlsContext:
     """
 
     def make() -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies, the name included
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context = _bare_context(ssl.PROTOCOL_TLS_CLIENT)  # which verifies, the name included
         if keys.insecure_skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -117,9 +115,7 @@ def listener_context(key: str, keys: ListenerTls) -> TlsContext | None:
     cert = keys.cert
 
     def make() -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context = _bare_context(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cert, keys.key, _no_password)
         if keys.client_ca is not None:
             context.load_verify_locations(keys.client_ca)
@@ -127,6 +123,14 @@ def listener_context(key: str, keys: ListenerTls) -> TlsContext | None:
         return context
 
     return TlsContext(key, make, _paths(cert, keys.key, keys.client_ca))
+
+
+def _bare_context(protocol: int) -> ssl.SSLContext:
+    """What both sides have in common; not by `ssl.create_default_context`, which would heed SSLKEYLOGFILE."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def tls_failure(dependency: str, error: ssl.SSLError) -> UpstreamFailure:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from . import bodies
 from .harness import (
     IN_BETWEEN,
     MB,
@@ -178,26 +179,7 @@ def test_many_clients_that_do_not_read_cost_two_buffers_each(sidecar: Sidecar, u
 
 
 def test_upstream_that_reads_slowly_holds_the_application_back(sidecar: Sidecar, upstream: Upstream) -> None:
-    flood = Flood()
-    go_on = threading.Event()
-
-    def script(wire: Wire) -> None:
-        wire.head()
-        assert go_on.wait(60)
-        left = flood.size
-        while left:
-            left -= len(wire.more())
-        wire.send(answer(b"at last"))
-
-    before = sidecar.rss()
-    with upstream.play(script), sidecar.connect() as wire:
-        wire.send(get("/plain/upload", f"Content-Length: {flood.size}", method="POST"))
-        with Background(lambda: flood(wire)):
-            assert steady(lambda: flood.sent) < IN_BETWEEN + MB
-            assert sidecar.rss() - before < 3 * MB
-            go_on.set()
-        assert wire.response().body == b"at last"
-        assert sidecar.rss() - before < 3 * MB
+    bodies.slow_upstream_holds_the_application_back(sidecar, upstream, buffered=MB, memory=3 * MB)
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import random
 import ssl
 import subprocess
 import sys
@@ -17,16 +15,14 @@ from typing import Any
 
 import pytest
 
+from . import bodies
 from .certificates import Authority, Mounted, written
 from .harness import (
-    IN_BETWEEN,
     MB,
     PATIENCE_S,
     ROOT,
     Address,
-    Background,
     Ended,
-    Flood,
     Message,
     Sidecar,
     Upstream,
@@ -36,7 +32,6 @@ from .harness import (
     eventually,
     get,
     post,
-    steady,
 )
 from .tls import TlsSidecar, TlsUpstream, TlsWire, client_context, connect_tls, server_context
 from .websockets import EchoServer, Frame, opened, read_frame, text
@@ -352,61 +347,15 @@ def test_client_that_ignores_the_end_does_not_keep_its_connection(sidecar: TlsSi
 
 
 def test_large_bodies_both_ways_are_exact_with_a_slow_reader(sidecar: TlsSidecar, upstream: Upstream) -> None:
-    body = random.Random(4).randbytes(8 * MB)
-
-    def reply(wire: Wire, request: Message) -> None:
-        wire.send(answer(request.body))
-
-    with upstream.replying(reply), sidecar.connect(receive_buffer=4096) as wire:
-        with Background(lambda: wire.send(post("/plain/x", body))):
-            head = wire.head()
-        assert head.get(b"content-length") == b"%d" % len(body)
-        digest = hashlib.sha256()
-        for _ in range(len(body) // 8000):
-            digest.update(wire.exactly(8000))
-        assert digest.digest() == hashlib.sha256(body).digest()
+    bodies.both_ways_are_exact_with_a_slow_reader(sidecar, upstream)
 
 
 def test_client_that_reads_slowly_holds_the_upstream_back(sidecar: TlsSidecar, upstream: Upstream) -> None:
-    flood = Flood()
-
-    def script(wire: Wire) -> None:
-        wire.request()
-        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % flood.size)
-        flood(wire)
-        wire.await_end()
-
-    before = sidecar.rss()
-    with upstream.play(script), sidecar.connect(receive_buffer=4096) as wire:
-        wire.send(get("/plain/big"))
-        wire.head()
-        assert steady(lambda: flood.sent) < IN_BETWEEN + 2 * MB
-        assert sidecar.rss() - before < 4 * MB
-        left = flood.size
-        while left:
-            left -= len(wire.more())
+    bodies.slow_client_holds_the_upstream_back(sidecar, upstream, buffered=2 * MB, memory=4 * MB)
 
 
 def test_upstream_that_reads_slowly_holds_the_application_back(sidecar: TlsSidecar, upstream: Upstream) -> None:
-    flood = Flood()
-    go_on = threading.Event()
-
-    def script(wire: Wire) -> None:
-        wire.head()
-        assert go_on.wait(60)
-        left = flood.size
-        while left:
-            left -= len(wire.more())
-        wire.send(answer(b"at last"))
-
-    before = sidecar.rss()
-    with upstream.play(script), sidecar.connect() as wire:
-        wire.send(get("/plain/upload", f"Content-Length: {flood.size}", method="POST"))
-        with Background(lambda: flood(wire)):
-            assert steady(lambda: flood.sent) < IN_BETWEEN + 2 * MB
-            assert sidecar.rss() - before < 4 * MB
-            go_on.set()
-        assert wire.response().body == b"at last"
+    bodies.slow_upstream_holds_the_application_back(sidecar, upstream, buffered=2 * MB, memory=4 * MB)
 
 
 # -- files that change
